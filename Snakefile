@@ -1,0 +1,26 @@
+"""Table of contents: every figure of params.yaml is a target, `snakemake figure3`."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/curves.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    """Every figure."""
+    default_target: True
+    input:
+        expand("results/figures/{figure}.svg", figure=config["figures"]),

@@ -1,0 +1,3 @@
+from rdcurve.cli import main
+
+main()

@@ -1,0 +1,173 @@
+"""The command line. Its verbs are the steps of the pipeline, and `measure` for a model of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rdcurve
+
+__all__ = ["main", "sections"]
+
+EXIT_REFUSED = 1  # bad input, or a step that failed
+EXIT_UNFINISHED = 75  # stopped by a signal with its state saved: run the same command again
+
+
+def sections(verb: str, name: str) -> list[str]:
+    """Parts of params.yaml that a step reads: it is handed nothing else, and dvc.yaml lists the same.
+
+    Examples:
+        >>> sections("ais", "vae10")
+        ['sampler', 'ais', 'curves.vae10']
+    """
+    return {
+        "fetch": [],
+        "train": ["training", f"models.{name}"],
+        "prerun": ["sampler", "prerun", f"curves.{name}"],
+        "ais": ["sampler", "ais", f"curves.{name}"],
+        "bdmc": ["sampler", "prerun", "bdmc", f"curves.{name}"],
+        "exact": [f"curves.{name}"],
+        "plot": ["plot", "closed_form", f"figures.{name}"],
+        "measure": [],
+    }[verb]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; errors that a user can mend are one line and a non-zero exit."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, datefmt="%H:%M:%S")
+    from rdcurve.commands.guard import Changed, ForeignCode, Guard, check_code_is_tracked
+    from rdcurve.files import FileError
+    from rdcurve.settings import SettingsError
+
+    try:
+        if args.params is not None:
+            check_code_is_tracked(args.params)
+        args.guard = Guard(lambda: _settings(args))
+        params = args.guard.settings
+        command = importlib.import_module(f"rdcurve.commands.{args.verb}")
+        command.run(args, params)
+    except (Changed, FileError, ForeignCode, SettingsError, FloatingPointError, OSError) as error:
+        _fail(args.verb, error, EXIT_REFUSED)
+    except Exception as error:
+        # named, not imported: these modules need torch, and only commands that use it load it
+        if type(error).__name__ == "Interrupted":
+            _fail(args.verb, error, EXIT_UNFINISHED)
+        if type(error).__name__ == "DeviceError" or isinstance(error, (ValueError, TypeError)):
+            if os.environ.get("RDCURVE_TRACEBACK"):
+                raise
+            _fail(args.verb, error, EXIT_REFUSED)
+        raise
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The sections that the step reads, and nothing else."""
+    if args.params is None:
+        return {}
+    from rdcurve.settings import SettingsError, read
+
+    everything = read(args.params)
+    chosen: dict[str, Any] = {}
+    for key in sections(args.verb, args.name):
+        top, _, entry = key.partition(".")
+        if not entry:
+            chosen[top] = everything[top]
+        elif entry in everything[top]:
+            chosen[top] = {entry: everything[top][entry]}
+        else:
+            raise SettingsError(f"{args.params}: {top} has no {entry!r}; it has {', '.join(everything[top])}")
+    return chosen
+
+
+def _fail(verb: str, error: Exception, code: int) -> NoReturn:
+    print(f"rdcurve {verb}: error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rdcurve", description=rdcurve.__doc__)
+    parser.add_argument("--version", action="version", version=f"rdcurve {rdcurve.__version__}")
+    parser.set_defaults(params=None, device=None)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str, what: str | None = None) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=summary, description=summary)
+        if what is not None:
+            sub.add_argument("name", metavar=what.upper(), help=f"{what} in params.yaml")
+            sub.add_argument("--params", type=Path, required=True, help="settings file")
+        return sub
+
+    def device(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: $RDCURVE_DEVICE, else auto)")
+
+    def path(sub: argparse.ArgumentParser, option: str, summary: str, required: bool = True) -> None:
+        sub.add_argument(option, type=Path, required=required, help=summary)
+
+    def decoder_and_data(sub: argparse.ArgumentParser) -> None:
+        path(sub, "--decoder", "checkpoint to measure")
+        path(sub, "--data", "folder of the fetched data set")
+
+    sub = verb("fetch", "bring a data set, checked byte for byte")
+    sub.add_argument("name", metavar="DATASET", help="mnist or cifar10")
+    path(sub, "--output", "folder for its files")
+    path(sub, "--mirror", "folder to look in first (default: $RDCURVE_MIRROR)", required=False)
+
+    sub = verb("train", "train a model; keep the decoder of its best epoch", "model")
+    path(sub, "--data", "folder of the fetched data set")
+    path(sub, "--output", "checkpoint to write")
+    path(sub, "--history", "losses per epoch, CSV to write")
+    device(sub)
+
+    sub = verb("prerun", "learn HMC step sizes and metric of a curve", "curve")
+    decoder_and_data(sub)
+    path(sub, "--output", "tuning to write")
+    device(sub)
+
+    sub = verb("ais", "the formal run with frozen step sizes: the curve", "curve")
+    decoder_and_data(sub)
+    path(sub, "--step-sizes", "tuning that `rdcurve prerun` wrote")
+    path(sub, "--output", "curve to write, per image")
+    path(sub, "--summary", "means and standard errors, CSV to write", required=False)
+    path(sub, "--errors", "largest errors, JSON to write", required=False)
+    path(sub, "--state", "folder for the state of unfinished runs", required=False)
+    sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
+    device(sub)
+
+    sub = verb("bdmc", "bounds from both sides on simulated data: the BDMC gap", "curve")
+    decoder_and_data(sub)
+    path(sub, "--output", "points, CSV to write")
+    path(sub, "--gap", "largest gap, JSON to write")
+    device(sub)
+
+    sub = verb("exact", "closed-form curve of a linear decoder, beside a measured one", "curve")
+    decoder_and_data(sub)
+    path(sub, "--curve", "measured curve")
+    path(sub, "--output", "closed-form curve to write")
+    path(sub, "--differences", "measured minus exact, JSON to write")
+
+    sub = verb("plot", "draw a figure as SVG, PDF and PNG", "figure")
+    path(sub, "--curves", "folder of measured curves")
+    path(sub, "--exact", "folder of closed-form curves")
+    path(sub, "--bdmc", "folder of BDMC points")
+    path(sub, "--output", "SVG to write; PDF and PNG go beside it")
+
+    sub = verb("measure", "the curve of a decoder of one's own")
+    sub.add_argument("name", metavar="MODULE:NAME", help="a callable [..., latent] -> [..., *data], torch in and out")
+    path(sub, "--data", "images, .npy [N, *data]")
+    path(sub, "--output", "curve to write")
+    sub.add_argument("--latent-dim", type=int, required=True, help="size of the code")
+    sub.add_argument("--beta-max", type=float, required=True, help="largest beta")
+    sub.add_argument("--prior", default="standard_normal", help="standard_normal (default)")
+    sub.add_argument("--distortion", default="squared_error", help="squared_error (default) or gaussian_nll")
+    sub.add_argument("--temperatures", type=int, default=1000, help="schedule points (default: 1000)")
+    sub.add_argument("--chains", type=int, default=16, help="chains per image (default: 16)")
+    sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
+    sub.add_argument("--seed", type=int, default=7)
+    path(sub, "--figure", "picture to write (.svg, .pdf or .png)", required=False)
+    device(sub)
+    return parser

@@ -1,0 +1,50 @@
+"""rdcurve ais: the formal run with frozen step sizes -> the curve."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rdcurve.commands.inputs import build
+from rdcurve.device import resolve
+from rdcurve.files import write_json, writing
+from rdcurve.progress import Progress
+from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.prerun import load_tuning
+from rdcurve.settings import section
+
+
+def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
+    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    settings = section(params, "ais", args.name)
+    curve = formal_run(
+        problem.target,
+        problem.betas,
+        problem.recorded,
+        load_tuning(args.step_sizes, problem.loaded.dtype, problem.target.x.device),
+        problem.kernel,
+        n_chains=settings["n_chains"],
+        seed=settings["seed"],
+        state_folder=args.state,
+        save_every=args.save_every,
+        facts={"curve": args.name, "settings": entry, "sampler": sampler},
+        progress=Progress(f"ais {args.name}"),
+    )
+    args.guard.check()
+    if args.summary:
+        with writing(args.summary) as temporary:
+            curve.summary().to_csv(temporary, index=False)
+    if args.errors:
+        write_json(
+            args.errors,
+            {
+                "rate_se_chains_max": float(curve.standard_error("rate", "chains").max()),
+                "log_z_se_chains_max": float(curve.standard_error("log_z", "chains").max()),
+                "rate_se_images_max": float(curve.standard_error("rate", "images").max()),
+                "ess_min": float(curve.ess.min()),
+                "acceptance_min": float(curve.acceptance.min()),
+            },
+        )
+    curve.save(args.output)
+    print(curve)

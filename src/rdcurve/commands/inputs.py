@@ -1,0 +1,60 @@
+"""Build what prerun, ais and bdmc share from settings and files: target, schedule, kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rdcurve.data.load import images
+from rdcurve.files import FileError
+from rdcurve.models.checkpoint import LoadedDecoder, load_decoder
+from rdcurve.sampler.distortion import DISTORTIONS
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.prior import PRIORS
+from rdcurve.sampler.schedule import recorded_steps, sigmoid
+from rdcurve.sampler.target import Target
+
+__all__ = ["Problem", "build"]
+
+
+class Problem(NamedTuple):
+    """A curve to measure."""
+
+    target: Target
+    betas: Tensor
+    recorded: list[int]
+    kernel: Kernel
+    loaded: LoadedDecoder
+
+
+def build(
+    decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, Any], device: torch.device
+) -> Problem:
+    """The problem that a `curves` entry of params.yaml describes.
+
+    Raises:
+        FileError: decoder and data do not go together; the decoder cannot be used.
+    """
+    loaded = load_decoder(decoder, device)
+    trained_on = loaded.facts.get("dataset")
+    if trained_on != curve["dataset"]:
+        raise FileError(f"{decoder}: trained on {trained_on}, but the curve is to be measured on {curve['dataset']}")
+    x = images(data, "test", sampler["n_images"], loaded.dtype).to(device)
+    prior = dict(curve["prior"])
+    distortion = dict(curve["distortion"])
+    try:
+        target = Target(
+            PRIORS[prior.pop("name")](loaded.latent_dim, dtype=loaded.dtype, device=device, **prior),
+            loaded.decoder,
+            DISTORTIONS[distortion.pop("name")](**distortion),
+            x,
+        )
+        target.check(loaded.latent_dim)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{decoder}: cannot be measured: {error}") from error
+    betas = sigmoid(curve["n_temperatures"], curve["beta_max"], sampler["sharpness"])
+    kernel = Kernel(sampler["n_leapfrog"], sampler["jitter"], sampler["persistence"])
+    return Problem(target, betas, recorded_steps(len(betas), curve["n_recorded"]), kernel, loaded)

@@ -1,0 +1,73 @@
+"""rdcurve measure: the curve of a decoder of one's own, given as module:name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rdcurve.device import resolve
+from rdcurve.files import FileError
+from rdcurve.plot import save
+from rdcurve.progress import Progress
+from rdcurve.sampler.distortion import DISTORTIONS
+from rdcurve.sampler.measure import measure
+from rdcurve.sampler.prior import standard_normal
+
+
+def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    device = resolve(args.device)
+    decoder = _import(args.name)
+    if isinstance(decoder, nn.Module):
+        decoder.to(device).eval().requires_grad_(False)
+    try:
+        data = np.load(args.data, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{args.data}: not a readable .npy array ({error})") from error
+    if data.dtype not in (np.float32, np.float64):
+        raise FileError(
+            f"{args.data}: holds {data.dtype}; give float32 or float64 on the scale of the decoder's output"
+        )
+    if args.prior != "standard_normal":
+        raise ValueError(f"--prior must be standard_normal, not {args.prior!r}; others through rdcurve.measure")
+    if args.distortion not in DISTORTIONS:
+        raise ValueError(f"--distortion must be one of {', '.join(DISTORTIONS)}, not {args.distortion!r}")
+    x = torch.from_numpy(data).to(device)
+    curve = measure(
+        decoder,
+        x,
+        latent_dim=args.latent_dim,
+        beta_max=args.beta_max,
+        prior=standard_normal(args.latent_dim, x.dtype, device),
+        distortion=DISTORTIONS[args.distortion](),
+        n_temperatures=args.temperatures,
+        n_recorded=args.recorded,
+        n_chains=args.chains,
+        seed=args.seed,
+        progress=Progress(f"measure {args.name}"),
+    )
+    curve.save(args.output)
+    if args.figure:
+        save(curve.plot().figure, [args.figure], dpi=200)
+    print(curve)
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ValueError(f"{name!r} is not of the form module:name")
+    sys.path.insert(0, "")  # a module in the working directory, as with python -m
+    try:
+        decoder = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except AttributeError:
+        raise ValueError(f"{name}: {module} has no {attribute!r}") from None
+    if not callable(decoder):
+        raise ValueError(f"{name}: a {type(decoder).__name__} is not callable")
+    return decoder

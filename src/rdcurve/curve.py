@@ -1,0 +1,142 @@
+"""A measured rate-distortion curve: per image and beta, with its error bars; reads, writes, prints and plots itself."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from rdcurve.files import load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["RDCurve"]
+
+Quantity = Literal["rate", "distortion", "log_z"]
+
+
+@dataclass(frozen=True)
+class RDCurve:
+    """R(D) of N images at K values of beta; all in nats, all float64.
+
+    AIS makes it an upper bound: `log_z` is in expectation a lower bound on log Z(beta), and the curve
+    (`distortion`, `rate`) lies in expectation on or above the true one (paper, Prop. 4).
+
+    Attributes:
+        beta: [K], increasing; -beta is the slope dR/dD of the curve.
+        rate: [K, N], R = -log Z - beta D.
+        distortion: [K, N], D = E d under the weighted chains.
+        log_z: [K, N], log-mean-exp of the AIS weights.
+        rate_se, distortion_se, log_z_se: [K, N], jackknife standard errors over the chains of each image.
+        ess: [K, N], effective sample size of the chains.
+        acceptance: [K, N], HMC acceptance rate since the recorded beta before.
+        facts: how it was measured: settings, versions, n_chains.
+    """
+
+    beta: np.ndarray
+    rate: np.ndarray
+    distortion: np.ndarray
+    log_z: np.ndarray
+    rate_se: np.ndarray
+    distortion_se: np.ndarray
+    log_z_se: np.ndarray
+    ess: np.ndarray
+    acceptance: np.ndarray
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.rate.shape
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            expected = shape[:1] if name == "beta" else shape
+            if array.shape != expected:
+                raise ValueError(f"{name} has shape {array.shape}, not {expected}")
+
+    def mean(self, quantity: Quantity) -> np.ndarray:
+        """Mean over the images, [K] nats."""
+        return getattr(self, quantity).mean(1)
+
+    def standard_error(self, quantity: Quantity, over: Literal["chains", "images"]) -> np.ndarray:
+        """Standard error of `mean(quantity)`, [K] nats.
+
+        Over "chains": of the Monte Carlo estimate for these very images. Over "images": of these images as a sample
+        of the data set, which includes the former.
+        """
+        n = self.rate.shape[1]
+        if over == "chains":
+            return np.sqrt(np.square(getattr(self, f"{quantity}_se")).sum(1)) / n
+        if over == "images":
+            return (
+                getattr(self, quantity).std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(self.beta), np.nan)
+            )
+        raise ValueError(f"over must be 'chains' or 'images', not {over!r}")
+
+    def bits(self) -> np.ndarray:
+        """Mean rate in bits, [K]."""
+        return self.mean("rate") / np.log(2)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per beta: means, both standard errors, and the worst diagnostics over the images."""
+        columns: dict[str, np.ndarray] = {"beta": self.beta}
+        for quantity in ("distortion", "rate", "log_z"):
+            columns[quantity] = self.mean(quantity)
+            for over in ("chains", "images"):
+                columns[f"{quantity}_se_{over}"] = self.standard_error(quantity, over)
+        columns["ess_min"] = self.ess.min(1)
+        columns["acceptance_min"] = self.acceptance.min(1)
+        return pd.DataFrame(columns)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per beta and image, every attribute a column."""
+        k, n = self.rate.shape
+        columns: dict[str, np.ndarray] = {"beta": np.repeat(self.beta, n), "image": np.tile(np.arange(n), k)}
+        columns |= {name: getattr(self, name).ravel() for name in _ARRAYS if name != "beta"}
+        return pd.DataFrame(columns)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file."""
+        save_arrays(path, "rdcurve curve", {name: getattr(self, name) for name in _ARRAYS}, self.facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RDCurve:
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: missing, cut or foreign file.
+        """
+        arrays, facts = load_arrays(path, "rdcurve curve")
+        facts.pop("kind")
+        return cls(**arrays, facts=facts)
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw the mean curve with a band of two standard errors over the chains; rate on a log axis."""
+        from rdcurve.plot import draw_curve, new_axes
+
+        ax = new_axes() if ax is None else ax
+        draw_curve(ax, self, **style)
+        return ax
+
+    def __str__(self) -> str:
+        k, n = self.rate.shape
+        head = f"Rate-distortion curve (upper bound): {n} images, {k} beta in [{self.beta[0]:.3g}, {self.beta[-1]:.3g}]"
+        rows = np.unique(np.linspace(0, k - 1, min(k, 10)).astype(int))
+        table = pd.DataFrame(
+            {
+                "beta": self.beta,
+                "distortion": self.mean("distortion"),
+                "± chains": self.standard_error("distortion", "chains"),
+                "rate (nats)": self.mean("rate"),
+                "± chains ": self.standard_error("rate", "chains"),
+                "± images": self.standard_error("rate", "images"),
+                "least ESS": self.ess.min(1),
+                "least accept": self.acceptance.min(1),
+            }
+        ).iloc[rows]
+        return f"{head}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
+
+
+_ARRAYS = tuple(f.name for f in fields(RDCurve) if f.name != "facts")

@@ -1,0 +1,1 @@
+"""Data sets: fetched once, checked byte for byte, read as tensors."""

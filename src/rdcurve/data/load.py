@@ -1,0 +1,49 @@
+"""Read fetched data sets as tensors, in file order and on the scale that the paper uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rdcurve.files import FileError
+
+__all__ = ["images", "training_split"]
+
+
+def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images of a fetched data set, in the order of its files.
+
+    Args:
+        folder: what `fetch` filled: MNIST (IDX files) or CIFAR-10 (binary batches).
+        split: "train" or "test".
+        n: only the first n, for example the paper's first 50 test images.
+        dtype: of the result.
+
+    Returns:
+        MNIST: [n, 784], pixel / 255, in [0, 1]. CIFAR-10: [n, 3, 32, 32], in [-1, 1].
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder; fetch the data set first")
+    idx = folder / ("train-images-idx3-ubyte" if split == "train" else "t10k-images-idx3-ubyte")
+    if idx.is_file():
+        pixels = np.frombuffer(idx.read_bytes(), np.uint8, offset=16).reshape(-1, 784)[:n]
+        return torch.from_numpy(pixels / 255.0).to(dtype)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
+    if all((folder / name).is_file() for name in names):
+        batches = [np.frombuffer((folder / name).read_bytes(), np.uint8).reshape(-1, 3073)[:, 1:] for name in names]
+        pixels = np.concatenate(batches)[:n].reshape(-1, 3, 32, 32)
+        return torch.from_numpy(pixels / 127.5 - 1.0).to(dtype)
+    raise FileError(f"{folder}: holds neither MNIST nor CIFAR-10 ({idx.name} or {names[0]} expected)")
+
+
+def training_split(pixels: Tensor, n_validation: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Training and validation images: a fixed permutation, the first `n_validation` for validation."""
+    if not 0 < n_validation < len(pixels):
+        raise ValueError(f"n_validation must lie in 1 .. {len(pixels) - 1}, not {n_validation}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pixels)))
+    return pixels[order[n_validation:]], pixels[order[:n_validation]]

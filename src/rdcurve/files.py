@@ -1,0 +1,103 @@
+"""Files that are either whole or absent, and tensor files that describe themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as _to_bytes
+
+__all__ = ["FileError", "load_arrays", "save_arrays", "write_bytes", "write_json", "writing"]
+
+
+class FileError(ValueError):
+    """A file that cannot be used, named, with the reason."""
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write to a temporary file beside `path`; fsync and rename at the end, or leave nothing.
+
+    Examples:
+        >>> with writing("/tmp/rdcurve-example.txt") as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> Path("/tmp/rdcurve-example.txt").read_text()
+        'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays last: savefig and pandas choose the format by it
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock a group out of the result
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all; NaN is refused, because it is not JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def save_arrays(
+    path: str | os.PathLike[str], kind: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> None:
+    """Write named arrays and JSON facts as one safetensors file of a stated kind.
+
+    The bytes depend on the content alone. All facts go under one metadata key: safetensors does not order its keys.
+    """
+    metadata = {"rdcurve": json.dumps({"kind": kind, **facts}, sort_keys=True)}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    write_bytes(path, _to_bytes(contiguous, metadata=metadata))
+
+
+def load_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file that `save_arrays` wrote. Nothing in it is executed.
+
+    Raises:
+        FileError: the file is missing, cut, not a safetensors file, or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file ({kind} expected)")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("rdcurve", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"{path}: not a readable {kind} file ({error})") from error
+    if facts.get("kind") != kind:
+        raise FileError(f"{path}: holds {facts.get('kind') or 'something unknown'}, not {kind}")
+    return arrays, facts
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

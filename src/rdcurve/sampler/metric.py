@@ -1,0 +1,83 @@
+"""The metric of HMC: directions in which the target is narrow get short steps.
+
+Near its modes q_beta(z|x) has the precision I + beta G with the Gauss-Newton matrix of the distortion
+
+    G(z) = J(z)^T H(z) J(z),    J = df/dz,  H = d^2 d / df^2    (2 J^T J for the squared error).
+
+HMC runs in coordinates y with z = A y, A A^T = (I + beta G)^-1, G averaged over chains of a prerun and then frozen. Any
+frozen A leaves the target invariant; a good one makes it look like N(0, I) at every beta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rdcurve.sampler.target import Target
+
+__all__ = ["Metric", "gauss_newton", "identity", "metric_from"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Eigen-decompositions of the mean G, one per block of the schedule and per image (or one for all images)."""
+
+    starts: tuple[int, ...]  # [B] schedule index where each block begins, increasing from 0
+    eigenvalues: Tensor  # [B, N or 1, latent], not negative
+    eigenvectors: Tensor  # [B, N or 1, latent, latent], columns
+
+    def factor(self, index: int, beta: float, n_images: int) -> Tensor:
+        """A at a schedule index, [n_images or 1, latent, latent]."""
+        block = sum(start <= index for start in self.starts) - 1
+        eigenvalues, eigenvectors = self.eigenvalues[block, :n_images], self.eigenvectors[block, :n_images]
+        return eigenvectors * (1 + beta * eigenvalues).rsqrt()[:, None, :]
+
+
+def identity(latent_dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Metric:
+    """A = I at every beta."""
+    return Metric(
+        (0,),
+        torch.zeros(1, 1, latent_dim, dtype=dtype, device=device),
+        torch.eye(latent_dim, dtype=dtype, device=device)[None, None],
+    )
+
+
+def metric_from(starts: list[int], matrices: list[Tensor]) -> Metric:
+    """A metric out of the mean G of each block, [N or 1, latent, latent] each."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(torch.stack(matrices))
+    # a distortion that is not convex in f may give negative ones; there the prior alone sets the scale
+    return Metric(tuple(starts), eigenvalues.clamp(min=0), eigenvectors)
+
+
+def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
+    """G(z) averaged over the chains, and over the images if `pooled`.
+
+    Works for any decoder and distortion that torch can differentiate in forward mode.
+
+    Args:
+        target: of N images.
+        z: [C, N, latent].
+        pooled: one matrix for all images.
+
+    Returns:
+        [N, latent, latent], or [1, latent, latent].
+    """
+    matrices = torch.stack(
+        [_gauss_newton_of_image(target.select(slice(i, i + 1)), z[:, i : i + 1]) for i in range(z.shape[1])]
+    )
+    return matrices.mean(0, keepdim=True) if pooled else matrices
+
+
+def _gauss_newton_of_image(target: Target, z: Tensor) -> Tensor:
+    def slope(reconstruction: Tensor) -> Tensor:
+        return torch.func.grad(lambda r: target.distortion(target.x, r).sum())(reconstruction)
+
+    jacobian, curvature = [], []
+    for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
+        reconstruction, along = torch.func.jvp(target.decoder, (z,), (direction.expand_as(z),))
+        jacobian.append(along.flatten())
+        curvature.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten())
+    matrix = torch.stack(jacobian) @ torch.stack(curvature).T / z.shape[0]
+    return (0.5 * (matrix + matrix.T)).detach()

@@ -1,0 +1,59 @@
+"""Annealing schedules: the inverse temperatures beta_0 = 0 < beta_1 < ... < beta_T = beta_max."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_schedule", "recorded_steps", "sigmoid"]
+
+
+def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Tensor:
+    """beta_j = beta_max (s_j - s_0) / (s_T - s_0), s = logistic(t), t uniform on [-sharpness, sharpness].
+
+    Args:
+        n_temperatures: number of schedule points, beta = 0 included (the paper's count), so T = n_temperatures - 1.
+        beta_max: the last beta.
+        sharpness: the paper uses 10, Wu et al. (2017) 4.
+
+    Returns:
+        [n_temperatures] float64, strictly increasing from exactly 0 to exactly beta_max.
+
+    Examples:
+        >>> sigmoid(3, beta_max=2.0)
+        tensor([0., 1., 2.], dtype=torch.float64)
+    """
+    if n_temperatures < 2:
+        raise ValueError(f"n_temperatures must be 2 or more, not {n_temperatures}")
+    if not 0 < beta_max < float("inf"):
+        raise ValueError(f"beta_max must be positive and finite, not {beta_max}")
+    s = torch.linspace(-sharpness, sharpness, n_temperatures, dtype=torch.float64).sigmoid()
+    betas = beta_max * (s - s[0]) / (s[-1] - s[0])
+    betas[0], betas[-1] = 0.0, beta_max
+    return betas
+
+
+def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:
+    """The paper's recorded points: `n_recorded` indices at equal spacing in the schedule, the last one included.
+
+    Examples:
+        >>> recorded_steps(5000, 50)[:3], recorded_steps(5000, 50)[-1]
+        ([100, 200, 300], 4999)
+    """
+    if not 1 <= n_recorded < n_temperatures:
+        raise ValueError(f"n_recorded must lie in 1 .. {n_temperatures - 1}, not {n_recorded}")
+    stop = n_temperatures - n_temperatures // n_recorded
+    starts = [stop * i // max(n_recorded - 1, 1) for i in range(n_recorded)]
+    return [*starts[1:], n_temperatures - 1]
+
+
+def check_schedule(betas: Tensor) -> Tensor:
+    """`betas` as float64, or an error that says which entry breaks 0 = beta_0 < beta_1 < ..."""
+    betas = torch.as_tensor(betas, dtype=torch.float64)
+    if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or not betas.isfinite().all():
+        raise ValueError("betas must be a vector of two or more finite numbers that starts at 0")
+    bad = (betas.diff() <= 0).nonzero()
+    if len(bad):
+        j = int(bad[0]) + 1
+        raise ValueError(f"betas must increase: betas[{j}] = {float(betas[j])} after {float(betas[j - 1])}")
+    return betas

@@ -1,0 +1,89 @@
+"""params.yaml: read, checked against the schema, handed out section by section."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+__all__ = ["SettingsError", "check", "read", "section"]
+
+SCHEMA = Path(__file__).with_name("params.schema.yaml")
+
+
+class SettingsError(ValueError):
+    """A setting that is missing, unknown or out of range; names it and the legal ones."""
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings in a file, checked.
+
+    Raises:
+        SettingsError: not readable, or not what the schema and the cross-references ask for.
+    """
+    try:
+        params = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from error
+    try:
+        check(params)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return params
+
+
+def check(params: Any) -> None:
+    """Refuse unknown keys, wrong types and values, and names that point nowhere.
+
+    Raises:
+        SettingsError: the first thing that is wrong.
+    """
+    validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(params))
+    if error is not None:
+        raise SettingsError(_explain(error))
+    _known("datasets", params["models"], "dataset", params["datasets"])
+    _known("models", params["curves"], "model", params["models"])
+    for name, entry in params["closed_form"].items():
+        _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
+        if entry != params["curves"][name]:
+            raise SettingsError(f"closed_form.{name} differs from curves.{name}: write it as a reference, *{name}")
+    for figure, entry in params["figures"].items():
+        for name in entry["curves"]:
+            _one_of(f"figures.{figure}.curves: {name!r}", name, params["curves"], "curves")
+    for curve in params["curves"]:
+        seeds = {step: section(params, step, curve)["seed"] for step in ("prerun", "ais", "bdmc")}
+        if len(set(seeds.values())) < len(seeds):
+            raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
+
+
+def section(params: Mapping[str, Any], step: str, curve: str) -> dict[str, Any]:
+    """Settings of a step for one curve: the shared section, overridden by the curve's own."""
+    return {**params[step], **params["curves"][curve].get(step, {})}
+
+
+def _known(kind: str, entries: Mapping[str, Any], key: str, legal: Any) -> None:
+    for name, entry in entries.items():
+        _one_of(f"{name}: {key} {entry[key]!r}", entry[key], legal, kind)
+
+
+def _one_of(where: str, value: str, legal: Any, kind: str) -> None:
+    if value not in legal:
+        raise SettingsError(f"{where} is not one of the {kind}: {', '.join(legal)}")
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path) or "top level"
+    if error.validator == "additionalProperties":
+        legal = error.schema.get("properties", {})
+        unknown = [key for key in error.instance if key not in legal]
+        return f"{where}: unknown key {', '.join(map(repr, unknown))}; legal keys: {', '.join(legal)}"
+    if error.validator == "enum":
+        return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+    return f"{where}: {error.message}"

@@ -1,0 +1,57 @@
+"""What the rules share: settings are checked, DVC decides what is fresh, a job is one DVC stage.
+
+Each rule asks `fresh("STAGE")` for one more input: a key file whose time stamp carries DVC's verdict to Snakemake
+(workflow/lib/freshness.py). Its command runs that stage alone, so that the job itself records its result in
+dvc.lock and in the cache, on whatever node it runs and whatever becomes of the process that started it.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow", "lib"))
+
+import freshness
+from rdcurve import settings
+
+try:
+    settings.check(config)
+except settings.SettingsError as error:
+    raise WorkflowError(f"params.yaml: {error}")
+
+
+wildcard_constraints:
+    dataset="|".join(config["datasets"]),
+    model="|".join(config["models"]),
+    curve="|".join(config["curves"]),
+    figure="|".join(config["figures"]),
+
+
+def fresh(stage):
+    """The key file of a stage; on a compute node only its path."""
+    if not workflow.is_main_process:
+        return os.path.join(freshness.KEYS, stage)
+    look_only = not workflow.executor_plugin or workflow.dryrun
+    return lambda wildcards: freshness.key(
+        stage.format(**wildcards), look_only=look_only
+    )
+
+
+def dvc(stage):
+    """The command of every job."""
+    return f"dvc --wait-for-lock repro --single-item {stage} > {{log:q}} 2>&1"
+
+
+def model_of(wildcards):
+    """Checkpoint that a curve is measured on."""
+    model = config["curves"][wildcards.curve]["model"]
+    return f"results/decoders/{model}.safetensors"
+
+
+def dataset_of(wildcards):
+    """Data that a model is trained on, or a curve is measured on."""
+    if "model" in wildcards.keys():
+        entry = config["models"][wildcards.model]
+    else:
+        entry = config["curves"][wildcards.curve]
+    return f"results/data/{entry['dataset']}"

@@ -1,0 +1,108 @@
+"""
+REQUIRED INPUTS: results/data/{dataset}/
+                 results/decoders/{model}.safetensors
+OUTPUTS: results/step_sizes/{curve}.safetensors, step sizes and metric, learned
+         results/curves/{curve}.{safetensors,csv,json}, the curve per image, its means, its largest errors
+         results/bdmc/{curve}.{csv,json}, bounds from both sides, the largest gap
+         results/exact/{curve}.{safetensors,json}, closed form of a linear decoder, largest differences
+"""
+
+
+localrules:
+    exact,
+
+
+rule prerun:
+    """Learning step sizes and metric of {wildcards.curve}"""
+    input:
+        data=dataset_of,
+        decoder=model_of,
+        key=fresh("prerun@{curve}"),
+    output:
+        "results/step_sizes/{curve}.safetensors",
+    log:
+        "results/logs/prerun/{curve}.log",
+    benchmark:
+        "results/benchmarks/prerun/{curve}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        dvc("prerun@{wildcards.curve}")
+
+
+rule ais:
+    """Annealing {wildcards.curve} with the step sizes of its prerun"""
+    input:
+        data=dataset_of,
+        decoder=model_of,
+        step_sizes="results/step_sizes/{curve}.safetensors",
+        key=fresh("ais@{curve}"),
+    output:
+        curve="results/curves/{curve}.safetensors",
+        summary="results/curves/{curve}.csv",
+        errors="results/curves/{curve}.json",
+    log:
+        "results/logs/ais/{curve}.log",
+    benchmark:
+        "results/benchmarks/ais/{curve}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=720,
+    shell:
+        dvc("ais@{wildcards.curve}")
+
+
+rule bdmc:
+    """Bounding log Z of {wildcards.curve} from both sides, on simulated data"""
+    input:
+        data=dataset_of,
+        decoder=model_of,
+        key=fresh("bdmc@{curve}"),
+    output:
+        points="results/bdmc/{curve}.csv",
+        gap="results/bdmc/{curve}.json",
+    log:
+        "results/logs/bdmc/{curve}.log",
+    benchmark:
+        "results/benchmarks/bdmc/{curve}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=720,
+    shell:
+        dvc("bdmc@{wildcards.curve}")
+
+
+rule exact:
+    """Closed form of {wildcards.curve}"""
+    input:
+        data=dataset_of,
+        decoder=model_of,
+        curve="results/curves/{curve}.safetensors",
+        key=fresh("exact@{curve}"),
+    output:
+        curve="results/exact/{curve}.safetensors",
+        differences="results/exact/{curve}.json",
+    log:
+        "results/logs/exact/{curve}.log",
+    benchmark:
+        "results/benchmarks/exact/{curve}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        dvc("exact@{wildcards.curve}")
