@@ -70,9 +70,7 @@ class RDCurve:
         if over == "chains":
             return np.sqrt(np.square(getattr(self, f"{quantity}_se")).sum(1)) / n
         if over == "images":
-            return (
-                getattr(self, quantity).std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(self.beta), np.nan)
-            )
+            return getattr(self, quantity).std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(self.beta), np.nan)
         raise ValueError(f"over must be 'chains' or 'images', not {over!r}")
 
     def bits(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The linear decoder f(z) = W z + b, whose whole rate-distortion curve is known in closed form (paper, appendix B.1).
 
-For d = |x - W z - b|^2 / (2 v) + n/2 log(2 pi v) and p(z) = N(0, I), q_beta(z|x) is Gaussian. With the thin singular value
-decomposition W = U diag(s) V^T and t = v / beta:
+For d = |x - W z - b|^2 / (2 v) + n/2 log(2 pi v) and p(z) = N(0, I), q_beta(z|x) is Gaussian. With the thin singular
+value decomposition W = U diag(s) V^T and t = v / beta:
 
     mean       mu = V diag(s / (t + s^2)) U^T (x - b)
     covariance S  = I - V diag(s^2 / (t + s^2)) V^T

@@ -71,9 +71,7 @@ def figure(
     plt.rcParams["svg.hashsalt"] = "rdcurve"  # the same bytes from the same data
     colours = sns.color_palette("colorblind", len(curves))
     if exact:
-        drawing, (ax, below) = plt.subplots(
-            2, 1, figsize=(width, height), height_ratios=[3, 1], layout="constrained"
-        )
+        drawing, (ax, below) = plt.subplots(2, 1, figsize=(width, height), height_ratios=[3, 1], layout="constrained")
     else:
         drawing, ax = plt.subplots(figsize=(width, height), layout="constrained")
     for colour, (name, (label, curve)) in zip(colours, curves.items(), strict=True):
@@ -81,7 +79,12 @@ def figure(
         if name in exact:
             closed = _cut(exact[name], max_distortion)
             ax.plot(
-                closed.mean("distortion"), closed.mean("rate"), color="black", linewidth=1.2, label="closed form", zorder=1
+                closed.mean("distortion"),
+                closed.mean("rate"),
+                color="black",
+                linewidth=1.2,
+                label="closed form",
+                zorder=1,
             )
             _draw_difference(below, kept, _cut(exact[name], max_distortion, like=curve), colour)
         worst = gaps[name].loc[gaps[name]["gap"].idxmax()]

@@ -1,7 +1,7 @@
 """DVC's verdict on every stage, carried to Snakemake as time stamps.
 
-Snakemake decides by time stamps, DVC by content. While Snakemake builds its graph, `key(stage)` asks DVC about that stage
-and everything upstream of it, upstream first:
+Snakemake decides by time stamps, DVC by content. While Snakemake builds its graph, `key(stage)` asks DVC about that
+stage and everything upstream of it, upstream first:
 
     fresh     it matches dvc.lock: command, parameters, content of dependencies and outputs. Files that are only absent
               (not pulled) do not matter.
@@ -9,8 +9,8 @@ and everything upstream of it, upstream first:
     stale     otherwise, or if a stage upstream is stale. Dependencies that are fresh but absent are pulled; where
               they are in no cache or remote, Snakemake sees them missing and makes them.
 
-A stale stage gets a key file newer than its outputs, so that its job and all after it are scheduled; a fresh one gets a key
-older than anything. Outputs of fresh stages are put in time order, which git, `dvc pull` and `cp` do not keep.
+A stale stage gets a key file newer than its outputs, so that its job and all after it are scheduled; a fresh one gets
+a key older than anything. Outputs of fresh stages are put in time order, which git, `dvc pull` and `cp` do not keep.
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ class Problem(NamedTuple):
     loaded: LoadedDecoder
 
 
-def build(
-    decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, Any], device: torch.device
-) -> Problem:
+def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, Any], device: torch.device) -> Problem:
     """The problem that a `curves` entry of params.yaml describes.
 
     Raises:

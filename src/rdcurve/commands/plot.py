@@ -22,9 +22,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     curves = {
         name: (label, RDCurve.load(args.curves / f"{name}.safetensors")) for name, label in entry["curves"].items()
     }
-    exact = {
-        name: RDCurve.load(args.exact / f"{name}.safetensors") for name in curves if name in params["closed_form"]
-    }
+    exact = {name: RDCurve.load(args.exact / f"{name}.safetensors") for name in curves if name in params["closed_form"]}
     gaps = {}
     for name in curves:
         path = args.bdmc / f"{name}.csv"

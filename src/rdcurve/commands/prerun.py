@@ -21,9 +21,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         resolve(args.device),
     )
     settings = PrerunSettings(**section(params, "prerun", args.name))
-    tuning = prerun(
-        problem.target, problem.betas, problem.kernel, settings, progress=Progress(f"prerun {args.name}")
-    )
+    tuning = prerun(problem.target, problem.betas, problem.kernel, settings, progress=Progress(f"prerun {args.name}"))
     args.guard.check()
     save_tuning(args.output, tuning, {"curve": args.name})
     table = tuning.step_sizes

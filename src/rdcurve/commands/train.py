@@ -41,9 +41,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     args.guard.check()
     with writing(args.history) as temporary:
         pd.DataFrame(trained.history).to_csv(temporary, index=False)
-    save_decoder(
-        args.output, trained.decoder, architecture=model["architecture"], arguments=arguments, facts=facts
-    )
+    save_decoder(args.output, trained.decoder, architecture=model["architecture"], arguments=arguments, facts=facts)
     print(
         f"{args.name}: best of {model['epochs']} epochs is {trained.best_epoch}, "
         f"validation -ELBO {best['validation_loss']:.3f} nats"

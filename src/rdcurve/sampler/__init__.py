@@ -1,1 +1,1 @@
-"""The sampler: schedules, targets, HMC, AIS and BDMC. It imports nothing of models, training, data, plots or workflow."""
+"""The sampler: schedules, targets, HMC, AIS and BDMC. It knows nothing of models, data, plots or the workflow."""

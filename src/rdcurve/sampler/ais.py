@@ -4,8 +4,8 @@ Along betas b_0, b_1, ..., b_T each chain repeats, for j = 1 .. T (Neal 2001; th
 
     log w <- log w - (b_j - b_{j-1}) d(x, f(z)),    then one HMC move of (z, u) at b_j.
 
-Started at exact samples of q_{b_0}, E[w] = Z(b_j) / Z(b_0) at every j, for any frozen step sizes and metric. From the prior b_0 = 0
-and Z(0) = 1, so log-mean-exp of log w is a stochastic lower bound on log Z(b_j); walking the schedule backwards from an
+Started at exact samples of q_{b_0}, E[w] = Z(b_j) / Z(b_0) at every j, for any frozen step sizes and metric. From the
+prior b_0 = 0 and Z(0) = 1, so log-mean-exp of log w is a stochastic lower bound on log Z(b_j); walking the schedule backwards from an
 exact sample of q_{beta_max} it is minus a stochastic upper bound.
 """
 
@@ -39,9 +39,7 @@ class Chains(NamedTuple):
         """The chains of some of the images."""
         point = Point(*(value[:, images] for value in self.state.point))
         state = State(point, self.state.momentum[:, images])
-        return self._replace(
-            state=state, log_weight=self.log_weight[:, images], acceptance=self.acceptance[images]
-        )
+        return self._replace(state=state, log_weight=self.log_weight[:, images], acceptance=self.acceptance[images])
 
     def join(self, other: Chains) -> Chains:
         """These chains and those of other images, at the same step."""
@@ -112,9 +110,7 @@ def advance(
         log_weight = log_weight - (beta - before) * state.point.distortion
         noise = step_noise(seed, images, n_chains, step, latent_dim, state.momentum.dtype)
         factor = metric.factor(index, beta, n_images)
-        state, transition = move(
-            target, beta, state, noise, step_sizes[index][:n_images], factor, kernel
-        )
+        state, transition = move(target, beta, state, noise, step_sizes[index][:n_images], factor, kernel)
         step_sizes.observe(index, transition)
         acceptance = acceptance + transition.acceptance_rate.mean(0)
         n_moves += 1

@@ -1,7 +1,7 @@
 """Bidirectional Monte Carlo: bounds on log Z from both sides, on data simulated from the model.
 
 For a recorded beta_k draw z ~ p(z), x ~ exp(-beta_k d(x, f(z))); z is then an exact sample of q_{beta_k}(z|x). Forward
-AIS 0 -> beta_k bounds log Z(beta_k) from below, reverse AIS beta_k -> 0 started at that z from above, both in expectation
+AIS 0 -> beta_k bounds log Z(beta_k) from below, reverse AIS beta_k -> 0 from that z bounds it from above, in expectation
 (Grosse, Ghahramani, Adams 2015; the paper's section 2.2). Their difference, the BDMC gap in nats, bounds the error of
 either.
 
@@ -21,8 +21,8 @@ from torch.distributions import Distribution
 from rdcurve.sampler.ais import Chains, advance, log_mean_exp, start_at, start_from_prior
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
-from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.prerun import Tuning
+from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target
 from rdcurve.types import Decoder, SamplableDistortion
@@ -117,9 +117,7 @@ def bdmc(
     """
     forward = _forward(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "forward"), progress)
     reverse = _reverse(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "reverse"), progress)
-    lower, upper = (
-        torch.stack([log_mean_exp(chains.log_weight) for chains in runs]) for runs in (forward, reverse)
-    )
+    lower, upper = (torch.stack([log_mean_exp(chains.log_weight) for chains in runs]) for runs in (forward, reverse))
     rates = [[c.acceptance.mean() / max(c.n_moves, 1) for c in runs] for runs in (forward, reverse)]
     acceptance = torch.tensor(rates, dtype=torch.float64).mean(0)
     order = torch.tensor(simulated.steps).flip(0)
@@ -200,4 +198,3 @@ def _reverse(
 
 def _recount(chains: Chains) -> Chains:
     return chains._replace(acceptance=torch.zeros_like(chains.acceptance), n_moves=0)
-

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -123,5 +122,3 @@ class Checkpoint:
         """Forget the state of a finished run."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-

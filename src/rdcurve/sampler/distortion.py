@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,32 @@ from torch import Tensor
 __all__ = ["DISTORTIONS", "GaussianNLL", "SquaredError"]
 
 
+class _SumOfSquares(torch.autograd.Function):
+    """[..., n] -> [...], with the gradient in one pass over memory where autograd's own takes four."""
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        # The sum is float64 whatever the decoder's type: at beta = 36,000 a float32 sum of d = 20 is off by 0.025 nats.
+        return (values * values).sum(-1, dtype=torch.float64)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return (2 * gradient).to(values.dtype)[..., None] * values
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return (2 * values * tangent).sum(-1, dtype=torch.float64)
+
+
 def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    # The sum is float64 whatever the decoder's type: at beta = 36,000 a float32 sum of d = 20 is off by 0.025 nats.
-    return (x - reconstruction).flatten(2).square().sum(-1, dtype=torch.float64)
+    return _SumOfSquares.apply((reconstruction - x).flatten(2))
 
 
 def _gaussian(mean: Tensor, variance: float) -> Tensor:

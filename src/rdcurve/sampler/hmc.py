@@ -1,8 +1,9 @@
 """Hamiltonian Monte Carlo on the annealed target. State in, (state, transition) out.
 
-H(z, u) = -log p(z) + beta d(x, f(z)) + |u|^2 / 2, with z = A y moved in the coordinates y of a metric. One move: partial momentum refreshment, `n_leapfrog` leapfrog steps
-of a jittered step size, accept or reject, momentum flipped on rejection (Horowitz 1991; Neal, "MCMC using Hamiltonian
-dynamics", 2011, section 5.3). With `persistence` 0 this is plain HMC. It leaves q_beta(z|x) N(u; 0, I) invariant.
+H(z, u) = -log p(z) + beta d(x, f(z)) + |u|^2 / 2, with z = A y moved in the coordinates y of a metric. One move:
+partial momentum refreshment, `n_leapfrog` leapfrog steps of a jittered step size, accept or reject, momentum flipped
+on rejection (Horowitz 1991; Neal, "MCMC using Hamiltonian dynamics", 2011, section 5.3). With `persistence` 0 this is
+plain HMC. It leaves q_beta(z|x) N(u; 0, I) invariant.
 """
 
 from __future__ import annotations
@@ -65,9 +66,7 @@ def move(
     kept, fresh = kernel.persistence, math.sqrt(1 - kernel.persistence**2)
     momentum = noise.normal if kept == 0 else kept * state.momentum + fresh * noise.normal
     step_size = step_size * (1 + kernel.jitter * (2 * noise.jitter - 1))  # [C, N]
-    proposal, end_momentum = leapfrog(
-        target, beta, state.point, momentum, step_size, factor, kernel.n_leapfrog
-    )
+    proposal, end_momentum = leapfrog(target, beta, state.point, momentum, step_size, factor, kernel.n_leapfrog)
 
     # differences of like terms, so that beta d with d = 20 and beta = 36,000 does not drown the kinetic energy
     energy_error = (

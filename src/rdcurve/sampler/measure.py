@@ -85,7 +85,10 @@ def formal_run(
         betas=betas,
         recorded=list(recorded),
         step_sizes=tuning.step_sizes,
-        metric=[list(tuning.metric.starts), content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors)],
+        metric=[
+            list(tuning.metric.starts),
+            content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors),
+        ],
         x=target.x,
         **{f"start_{name}": value for name, value in chains.state.point._asdict().items()},
     )
@@ -158,7 +161,8 @@ def measure(
         ValueError: the decoder, prior, distortion or schedule cannot be used; says why before any long work.
 
     Examples:
-        >>> curve = measure(lambda z: z @ torch.eye(2), torch.ones(3, 2), latent_dim=2, beta_max=4.0, n_temperatures=100)
+        >>> x = torch.ones(3, 2)
+        >>> curve = measure(lambda z: 2 * z, x, latent_dim=2, beta_max=4.0, n_temperatures=100)
         >>> curve.rate.shape
         (50, 3)
     """
@@ -173,9 +177,7 @@ def measure(
     n_steps = len(betas) - 1
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
-    tuning = prerun(
-        target, betas, kernel, prerun_settings, progress=lambda done, total: progress(done, 2 * n_steps)
-    )
+    tuning = prerun(target, betas, kernel, prerun_settings, progress=lambda done, total: progress(done, 2 * n_steps))
     return formal_run(
         target,
         betas,
@@ -211,9 +213,7 @@ def _pack(chains: Chains, rows: list[Estimate]) -> dict[str, Tensor]:
 def _unpack(state: dict[str, Tensor]) -> tuple[Chains, list[Estimate]]:
     point = Point(*(state[f"point.{name}"] for name in Point._fields))
     step, n_moves = state["counts"].tolist()
-    chains = Chains(
-        step, State(point, state["momentum"]), state["log_weight"], state["acceptance"], n_moves
-    )
+    chains = Chains(step, State(point, state["momentum"]), state["log_weight"], state["acceptance"], n_moves)
     if f"rows.{Estimate._fields[0]}" not in state:
         return chains, []
     columns = [state[f"rows.{name}"].unbind(0) for name in Estimate._fields]

@@ -80,9 +80,7 @@ def _normal(words: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     return normal[:n].permute(1, 2, 0).to(dtype).contiguous()
 
 
-def step_noise(
-    seed: int, images: Tensor, n_chains: int, step: int, latent_dim: int, dtype: torch.dtype
-) -> StepNoise:
+def step_noise(seed: int, images: Tensor, n_chains: int, step: int, latent_dim: int, dtype: torch.dtype) -> StepNoise:
     """The noise of annealing step `step`.
 
     Args:

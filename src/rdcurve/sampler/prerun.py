@@ -1,4 +1,4 @@
-"""The prerun: learn step sizes and metric on the way from the prior to beta_max. Frozen afterwards, they are the tuning.
+"""The prerun: learn step sizes and metric on the way from the prior to beta_max; frozen, they are the tuning.
 
 Its own weights are thrown away, because its moves depend on their past. The formal run uses other noise.
 """

@@ -18,6 +18,8 @@ _SMALLEST, _LARGEST = 1e-5, 2.0  # a step of 2 is where leapfrog on N(0, I) beco
 
 
 class StepSizes(Protocol):
+    """What the annealing loop asks of step sizes."""
+
     def __getitem__(self, index: int) -> Tensor:
         """Step sizes at schedule index 1 .. T, [N] float64."""
         ...

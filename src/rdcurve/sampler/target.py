@@ -68,9 +68,7 @@ class Target:
                 [C, N].
         """
         if tuple(self.prior.event_shape) != (latent_dim,):
-            raise ValueError(
-                f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)"
-            )
+            raise ValueError(f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)")
         if not self.x.isfinite().all():
             raise ValueError("x holds values that are not finite")
         x = self.x[:2]

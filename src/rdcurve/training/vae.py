@@ -86,9 +86,7 @@ def train(
     return Trained(best, best_epoch, history)
 
 
-def _loss(
-    decoder: nn.Module, encoder: nn.Module, x: Tensor, variance: float, generator: torch.Generator
-) -> Tensor:
+def _loss(decoder: nn.Module, encoder: nn.Module, x: Tensor, variance: float, generator: torch.Generator) -> Tensor:
     """Minus the ELBO, nats per image."""
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)

@@ -1,0 +1,217 @@
+"""A run may be cut, stopped, damaged and resumed; bad input is refused before any long work."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+from problems import DTYPE, linear_problem
+
+import rdcurve
+from rdcurve.curve import RDCurve
+from rdcurve.files import FileError
+from rdcurve.sampler.checkpoint import Checkpoint, Interrupted, content_key
+from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.prerun import PrerunSettings, load_tuning, prerun, save_tuning
+from rdcurve.sampler.prior import scale_mixture
+from rdcurve.sampler.schedule import recorded_steps, sigmoid
+
+BETAS = sigmoid(60, 5.0)
+RECORDED = recorded_steps(60, 10)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return linear_problem(1)
+
+
+@pytest.fixture(scope="module")
+def tuning(problem):
+    return prerun(problem.target, BETAS, Kernel(), PrerunSettings(n_chains=2))
+
+
+def run(problem, tuning, **changes):
+    arguments = {"n_chains": 5, "seed": 3, "facts": {"curve": "test"}} | changes
+    return formal_run(problem.target, BETAS, RECORDED, tuning, Kernel(), **arguments)
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("rate", "log_z", "ess", "acceptance"))
+
+
+def stop_after(n_steps):
+    def progress(done, total):
+        if done >= n_steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    return progress
+
+
+def test_stopped_and_resumed_run_is_the_uninterrupted_one(problem, tuning, tmp_path):
+    whole = run(problem, tuning)
+    for steps in (1, 15, 30, 45):
+        with pytest.raises(Interrupted):
+            run(problem, tuning, state_folder=tmp_path, progress=stop_after(steps))
+    resumed = run(problem, tuning, state_folder=tmp_path)
+    assert same(whole, resumed)
+    whole.save(tmp_path / "whole")
+    resumed.save(tmp_path / "resumed")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # a finished run leaves no state
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_damaged_state_is_never_used(problem, tuning, tmp_path, damage):
+    with pytest.raises(Interrupted):
+        run(problem, tuning, state_folder=tmp_path, save_every=0, progress=stop_after(40))
+    (folder,) = tmp_path.iterdir()
+    for name in ("state", "state.previous"):
+        data = bytearray((folder / name).read_bytes())
+        if damage == "flip":
+            data[len(data) // 2] ^= 1
+        (folder / name).write_bytes({"flip": data, "cut": data[:-100], "empty": b""}[damage])
+        if name == "state":  # then the generation before it serves
+            assert Checkpoint(tmp_path, folder.name).load() is not None
+    assert Checkpoint(tmp_path, folder.name).load() is None
+    assert same(run(problem, tuning), run(problem, tuning, state_folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 4}, {"n_chains": 6}, {"facts": {"curve": "other"}}],
+    ids=["seed", "chains", "facts"],
+)
+def test_a_changed_setting_never_resumes(problem, tuning, tmp_path, change):
+    with pytest.raises(Interrupted):
+        run(problem, tuning, state_folder=tmp_path, progress=stop_after(30))
+    seen = []
+    run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done), **change)
+    assert seen[0] <= 10
+
+
+def test_a_changed_decoder_or_tuning_is_another_run(problem, tuning, tmp_path):
+    with pytest.raises(Interrupted):
+        run(problem, tuning, state_folder=tmp_path, progress=stop_after(30))
+    other = linear_problem(1, variance=0.51)
+    seen = []
+    run(other, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen[0] <= 10
+    table = tuning.step_sizes.clone()
+    table[50] *= 1.01
+    seen.clear()
+    run(
+        problem,
+        tuning._replace(step_sizes=table),
+        state_folder=tmp_path,
+        progress=lambda done, total: seen.append(done),
+    )
+    assert seen[0] <= 10
+
+
+def test_tuning_file_round_trip(problem, tuning, tmp_path):
+    save_tuning(tmp_path / "t", tuning, {"curve": "test"})
+    loaded = load_tuning(tmp_path / "t", DTYPE)
+    assert torch.allclose(loaded.step_sizes, tuning.step_sizes, rtol=1e-6)
+    assert loaded.metric.starts == tuning.metric.starts
+    save_tuning(tmp_path / "again", loaded, {"curve": "test"})
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "t").read_bytes()
+
+
+def test_content_key_sees_values_types_and_shapes():
+    x = torch.arange(4.0)
+    keys = {
+        content_key(x=x),
+        content_key(x=x.double()),
+        content_key(x=x.view(2, 2)),
+        content_key(x=x + 1),
+        content_key(y=x),
+    }
+    assert len(keys) == 5
+
+
+def test_curve_file_round_trip_and_print(problem, tuning, tmp_path):
+    curve = run(problem, tuning)
+    curve.save(tmp_path / "curve.safetensors")
+    loaded = RDCurve.load(tmp_path / "curve.safetensors")
+    assert same(curve, loaded)
+    assert loaded.facts == curve.facts
+    assert "4 images" in str(loaded)
+    assert len(loaded.to_frame()) == 10 * 4
+    assert list(loaded.summary()["beta"]) == list(curve.beta)
+    assert loaded.plot().get_yscale() == "log"
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "text"])
+def test_unreadable_curve_is_named(problem, tuning, tmp_path, damage):
+    path = tmp_path / "curve.safetensors"
+    run(problem, tuning).save(path)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "foreign":
+        save_tuning(path, tuning, {})
+    else:
+        path.write_text("rate,distortion")
+    with pytest.raises(FileError, match=r"curve\.safetensors"):
+        RDCurve.load(path)
+
+
+X = torch.zeros(3, 4, dtype=DTYPE)
+
+
+def good(z):
+    return z @ torch.ones(2, 4, dtype=z.dtype)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": lambda z: z}, r"it must return \(3, 2, 4\)"),
+        ({"decoder": lambda z: good(z) + torch.rand(4)}, "random"),
+        ({"decoder": lambda z: good(z) * torch.nan}, "not finite"),
+        ({"decoder": lambda z: torch.zeros(*z.shape[:-1], 4, dtype=z.dtype)}, "not differentiable|does not depend"),
+        ({"decoder": lambda z: good(z).detach()}, "not differentiable"),
+        ({"decoder": lambda z: good(z) * 0}, "does not depend"),
+        ({"x": X * torch.nan}, "x holds"),
+        ({"latent_dim": 3, "prior": rdcurve.standard_normal(2, DTYPE)}, r"shape \(2,\)"),
+        ({"beta_max": -1.0}, "beta_max"),
+        ({"beta_max": float("inf")}, "beta_max"),
+        ({"n_temperatures": 1}, "n_temperatures"),
+        ({"betas": torch.tensor([0.0, 2.0, 1.0])}, r"betas\[2\] = 1\.0 after 2\.0"),
+        ({"betas": torch.tensor([0.0, -1.0, 1.0])}, r"betas\[1\]"),
+        ({"betas": torch.tensor([0.1, 1.0])}, "starts at 0"),
+        ({"n_chains": 1}, "n_chains"),
+        ({"distortion": lambda x, f: (x - f).square()}, "distortion has shape"),
+        ({"prerun_settings": {"metric": "best"}}, "identity, pooled, image"),
+    ],
+)
+def test_bad_input_is_refused_with_the_reason(changes, message):
+    arguments = {"decoder": good, "x": X, "latent_dim": 2, "beta_max": 1.0} | changes
+    with pytest.raises(ValueError, match=message):
+        if isinstance(arguments.get("prerun_settings"), dict):
+            arguments["prerun_settings"] = PrerunSettings(**arguments["prerun_settings"])
+        rdcurve.measure(arguments.pop("decoder"), arguments.pop("x"), **arguments)
+
+
+def test_scale_mixture_is_the_mixture_of_whole_vectors():
+    """log p >= log(1 - w) + log N(z; 0, I): the paper's bound, which its per-dimension density breaks."""
+    prior = scale_mixture(10, weight=0.99, scale=10.0, dtype=DTYPE)
+    z = torch.randn(200, 10, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    penalty = rdcurve.standard_normal(10, DTYPE).log_prob(z) - prior.log_prob(z)
+    assert (penalty <= -np.log(0.01) + 1e-9).all()
+    assert penalty.mean() > 4
+    norms = prior.sample((4000,)).norm(dim=1)
+    assert abs(float((norms > 10).double().mean()) - 0.99) < 0.015  # one coin per vector
+
+
+def test_measure_needs_no_particular_data_shape():
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Tanh(), torch.nn.Unflatten(-1, (3, 2, 2)))
+    curve = rdcurve.measure(
+        decoder, torch.rand(2, 3, 2, 2), latent_dim=2, beta_max=3.0, n_temperatures=30, n_recorded=3, n_chains=4
+    )
+    assert curve.rate.shape == (3, 2)
+    assert (np.diff(curve.mean("distortion")) < 0.5).all()
+    assert isinstance(SquaredError(), rdcurve.SamplableDistortion)
