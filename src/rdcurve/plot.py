@@ -86,13 +86,14 @@ def figure(
                 label="closed form",
                 zorder=1,
             )
-            _draw_difference(below, kept, _cut(exact[name], max_distortion, like=curve), colour)
+            _draw_difference(below, curve, exact[name], colour)
         worst = gaps[name].loc[gaps[name]["gap"].idxmax()]
         draw_curve(
             ax,
             kept,
             color=colour,
-            label=f"{label}\nBDMC gap ≤ {worst['gap']:.3f} ± {worst['gap_se']:.3f} nats",
+            linestyle="none" if name in exact else "-",
+            label=f"{label}\nlargest BDMC gap {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats",
         )
     ax.set(xlabel=distortion_label, ylabel="Rate (nats)", yscale="log", title=title)
     bits = ax.secondary_yaxis("right", functions=(lambda nats: nats / np.log(2), lambda bits: bits * np.log(2)))
@@ -127,8 +128,8 @@ def _draw_difference(ax: Axes, curve: RDCurve, exact: RDCurve, colour: Any) -> N
     ax.legend(loc="upper left", ncols=2, frameon=False, borderpad=0)
 
 
-def _cut(curve: RDCurve, max_distortion: float, like: RDCurve | None = None) -> RDCurve:
-    keep = (like or curve).mean("distortion") <= max_distortion
+def _cut(curve: RDCurve, max_distortion: float) -> RDCurve:
+    keep = curve.mean("distortion") <= max_distortion
     if not keep.any():
         raise ValueError(f"no point of the curve has a distortion of at most {max_distortion}")
     arrays = {name: getattr(curve, name)[keep] for name in curve.__dataclass_fields__ if name != "facts"}

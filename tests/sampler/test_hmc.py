@@ -102,8 +102,8 @@ def test_moves_leave_the_target_invariant(kernel, metric):
     """Exact samples of a linear posterior stay exact samples: mean and variance in every direction, and the momentum.
 
     False-fail rate 1e-6 for the family of 10 comparisons. 40,000 chains detect a shift of 0.03 standard deviations and
-    a variance off by 4 %. A wrong sign of the force, a missing half kick, a skipped accept test or a momentum that is not
-    flipped on rejection fails.
+    a variance off by 4 %. A wrong sign of the force, a missing half kick, a skipped accept test or a momentum that is
+    not flipped on rejection fails.
     """
     problem = linear_problem(1, latent_dim=2, n_images=1)
     target, n = problem.target, 40_000

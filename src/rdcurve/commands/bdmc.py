@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     )
     settings = section(params, "bdmc", args.name)
     target, betas = problem.target, problem.betas
-    steps = spread(problem.recorded, settings["n_betas"])
+    steps = spread(problem.recorded, betas, settings["n_betas"])
     simulated = simulate(
         target.prior, target.decoder, target.distortion, betas, steps, settings["n_images"], settings["seed"]
     )
@@ -74,13 +75,18 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     print(f"{args.name}: bounds on log Z of simulated data, nats\n{points.to_string(index=False)}")
 
 
-def spread(recorded: list[int], n: int) -> list[int]:
-    """`n` of the recorded steps, evenly spread, the last one included.
+def spread(recorded: list[int], betas: Tensor, n: int) -> list[int]:
+    """`n` of the recorded steps, spread evenly over log beta and so over the rate axis, the last one included.
 
     Examples:
-        >>> spread([100, 200, 300, 400], 2)
-        [200, 400]
+        >>> spread([1, 2, 3, 4, 5], torch.tensor([0, 1, 2, 4, 7, 8]), 3)
+        [1, 3, 5]
     """
     if n > len(recorded):
         raise ValueError(f"bdmc.n_betas = {n}, but only {len(recorded)} betas are recorded")
-    return [recorded[i] for i in np.linspace(0, len(recorded), n + 1).astype(int)[1:] - 1]
+    places = betas[recorded].double().log()
+    chosen: list[int] = []
+    for wanted in torch.linspace(float(places[-1]), float(places[0]), n).tolist():
+        free = [k for k in range(len(recorded)) if k not in chosen]
+        chosen.append(min(free, key=lambda k: abs(float(places[k]) - wanted)))
+    return [recorded[k] for k in sorted(chosen)]

@@ -7,6 +7,7 @@ their SHA-256 matches.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -171,6 +172,7 @@ class _ArraysOnly(pickle.Unpickler):
         ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,  # bytes of arrays pickled by Python 3
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -5,8 +5,8 @@ Along betas b_0, b_1, ..., b_T each chain repeats, for j = 1 .. T (Neal 2001; th
     log w <- log w - (b_j - b_{j-1}) d(x, f(z)),    then one HMC move of (z, u) at b_j.
 
 Started at exact samples of q_{b_0}, E[w] = Z(b_j) / Z(b_0) at every j, for any frozen step sizes and metric. From the
-prior b_0 = 0 and Z(0) = 1, so log-mean-exp of log w is a stochastic lower bound on log Z(b_j); walking the schedule backwards from an
-exact sample of q_{beta_max} it is minus a stochastic upper bound.
+prior b_0 = 0 and Z(0) = 1, so log-mean-exp of log w is a stochastic lower bound on log Z(b_j); walking the schedule
+backwards from an exact sample of q_{beta_max} it is minus a stochastic upper bound.
 """
 
 from __future__ import annotations

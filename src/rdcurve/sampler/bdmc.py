@@ -1,7 +1,7 @@
 """Bidirectional Monte Carlo: bounds on log Z from both sides, on data simulated from the model.
 
 For a recorded beta_k draw z ~ p(z), x ~ exp(-beta_k d(x, f(z))); z is then an exact sample of q_{beta_k}(z|x). Forward
-AIS 0 -> beta_k bounds log Z(beta_k) from below, reverse AIS beta_k -> 0 from that z bounds it from above, in expectation
+AIS 0 -> beta_k bounds log Z(beta_k) from below, reverse AIS beta_k -> 0 from that z bounds it from above, on average
 (Grosse, Ghahramani, Adams 2015; the paper's section 2.2). Their difference, the BDMC gap in nats, bounds the error of
 either.
 

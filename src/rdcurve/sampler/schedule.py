@@ -20,8 +20,8 @@ def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Te
         [n_temperatures] float64, strictly increasing from exactly 0 to exactly beta_max.
 
     Examples:
-        >>> sigmoid(3, beta_max=2.0)
-        tensor([0., 1., 2.], dtype=torch.float64)
+        >>> sigmoid(3, beta_max=2.0).round(decimals=6).tolist()
+        [0.0, 1.0, 2.0]
     """
     if n_temperatures < 2:
         raise ValueError(f"n_temperatures must be 2 or more, not {n_temperatures}")

@@ -1,0 +1,27 @@
+# Set-up for the two commands of the README. All else is Snakemake and DVC.
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: figure3 test check setup
+
+figure3: setup
+	snakemake figure3
+
+# lint and the fast tests
+test: setup
+	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
+	pytest
+
+# and all that CI runs: the pipeline's scenarios with the real programs, a SLURM cluster among them
+check: test
+	pytest -m pipeline
+
+setup: $(VENV)/installed
+
+# torch first and pinned: another package that asks for it would bring a CUDA build of several gigabytes
+$(VENV)/installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	pip install --quiet --constraint constraints.txt torch
+	pip install --quiet --constraint constraints.txt --editable '.[pipeline,test]'
+	touch $@

@@ -1,0 +1,141 @@
+"""What stands in two files says the same in both: dvc.yaml, the rules, params.yaml and the code."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from project import BIN, ROOT
+
+from rdcurve.cli import _parser, sections
+
+# Modules that cannot change a result, or whose content is in the hash of a file (networks: in the checkpoint).
+INFRASTRUCTURE = {
+    "__init__.py", "__main__.py", "cli.py", "device.py", "files.py", "progress.py", "settings.py", "types.py",
+    "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py", "models/__init__.py",
+    "models/linear.py", "training/__init__.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stages():
+    """Name -> stage, as DVC resolves dvc.yaml."""
+    from dvc.repo import Repo
+
+    return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages}
+
+
+def arguments(stage):
+    program, *rest = shlex.split(stage.cmd)
+    assert program == "rdcurve"
+    return _parser().parse_args(rest)
+
+
+def test_stages_depend_on_the_settings_that_they_read(stages):
+    for name, stage in stages.items():
+        args = arguments(stage)
+        declared = {key for dep in stage.deps for key in getattr(dep, "params", None) or []}
+        assert declared == set(sections(args.verb, args.name)), name
+
+
+def test_commands_name_their_dependencies_and_outputs(stages):
+    """Every file that a command line names is declared, and every declared output is named."""
+    for name, stage in stages.items():
+        args = arguments(stage)
+        deps = {dep.def_path for dep in stage.deps}
+        outs = {out.def_path for out in stage.outs}
+        named = {str(value) for value in vars(args).values() if isinstance(value, Path)}
+        named -= {"params.yaml"}
+        if args.verb == "ais":
+            named -= {"results/state"}
+        if args.verb == "plot":  # it is handed folders, and one name for three formats
+            named = {path for path in named if path in outs}
+            assert {Path(out).stem for out in outs} == {args.name}
+            named |= outs | {dep for dep in deps if dep.startswith("results/")}
+        data = {dep for dep in deps if not dep.startswith("src/") and dep != "params.yaml"}
+        assert named == data | outs, name
+
+
+def test_code_that_a_step_loads_is_declared(stages):
+    """Every module of the package that a command imports is a dependency, or cannot change a result."""
+    verbs = {}
+    for name, stage in stages.items():
+        verbs.setdefault(arguments(stage).verb, (name, stage))
+    for verb, (name, stage) in verbs.items():
+        code = f"import importlib, sys; importlib.import_module('rdcurve.commands.{verb}'); print(*sys.modules)"
+        loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+        modules = {m.replace(".", "/") for m in loaded if m.partition(".")[0] == "rdcurve"}
+        package = ROOT / "src"
+        files = {p for m in modules for p in (f"{m}.py", f"{m}/__init__.py") if (package / p).exists()}
+        declared = [dep.def_path.removeprefix("src/") for dep in stage.deps if dep.def_path.startswith("src/")]
+        missing = {
+            file
+            for file in files
+            if file.removeprefix("rdcurve/") not in INFRASTRUCTURE
+            and not any(file == dep or file.startswith(f"{dep}/") for dep in declared)
+        }
+        assert not missing, (name, missing)
+
+
+def test_rules_and_stages_are_one_graph(stages, tmp_path):
+    """Each Snakemake job has the inputs and outputs of its DVC stage, code and settings aside."""
+    text = subprocess.run(
+        [BIN / "snakemake", "--cores", "1", "--dry-run", "--forceall", "--nocolor", "all"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    jobs = {}
+    for block in re.split(r"\n(?=\[)", text.stdout + text.stderr):
+        rule = re.search(r"rule (\w+):", block)
+        output = re.search(r"^    output: (.*)$", block, re.M)
+        if not rule or not output:
+            continue
+        inputs = re.search(r"^    input: (.*)$", block, re.M)
+        files = set(inputs[1].split(", ")) if inputs else set()
+        (key,) = (path for path in files if path.startswith(".snakemake/dvc/"))
+        jobs[Path(key).name] = (files - {key}, set(output[1].split(", ")))
+    assert set(jobs) == set(stages)
+    for name, stage in stages.items():
+        deps = {dep.def_path for dep in stage.deps if dep.def_path.startswith("results/")}
+        outs = {out.def_path for out in stage.outs}
+        assert jobs[name] == (deps, outs), name
+
+
+def test_every_rule_has_log_benchmark_and_resources():
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for block in re.split(r"\nrule ", path.read_text())[1:]:
+            name = block.partition(":")[0]
+            for part in (
+                "input:",
+                "output:",
+                "log:",
+                "benchmark:",
+                "resources:",
+                "mem_mb=",
+                "runtime=",
+                "shell:",
+                '"""',
+            ):
+                assert part in block, (path.name, name, part)
+
+
+def test_lint():
+    done = subprocess.run([BIN / "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_names_every_figure():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for figure in params["figures"]:
+        assert figure in readme
+
+
+def test_the_core_knows_nothing_of_the_rest():
+    code = "import sys, rdcurve.sampler.measure; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    outer = {"models", "training", "data", "plot", "cli", "commands", "settings", "vision"}
+    assert not {m for m in loaded if m.startswith("rdcurve.") and m.split(".")[1] in outer}
+    assert "torchvision" not in loaded

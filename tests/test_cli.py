@@ -1,0 +1,291 @@
+"""The command line as a user types it: in a process of its own, with its files and its exit code."""
+
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from problems import DTYPE, curved_decoder, quadrature, threshold
+
+from rdcurve.cli import main, sections
+from rdcurve.curve import RDCurve
+from rdcurve.models.checkpoint import save_decoder
+from rdcurve.models.linear import Decoder
+
+ROOT = Path(__file__).parents[1]
+
+
+class Bench:
+    """A folder with settings, images and a decoder, in which steps are run."""
+
+    def __init__(self, folder: Path, n_temperatures: int = 60) -> None:
+        self.folder = folder
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        small = {"beta_max": 5, "n_temperatures": n_temperatures, "n_recorded": 10}
+        params["curves"]["linear_vae100"] |= small
+        params["closed_form"]["linear_vae100"] = params["curves"]["linear_vae100"]
+        params["sampler"] |= {"n_images": 4}
+        params["prerun"] |= {"n_chains": 2}
+        params["ais"] |= {"n_chains": 6}
+        params["bdmc"] |= {"n_betas": 2, "n_images": 3, "n_chains": 3}
+        self.params = params
+        self.save()
+        (folder / "mnist").mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (10, 28, 28), dtype=np.uint8)
+        header = struct.pack(">4i", 0x803, 10, 28, 28)
+        (folder / "mnist/t10k-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        torch.manual_seed(0)
+        decoder = Decoder(3, 784).double()
+        arguments = {"latent_dim": 3, "n_pixels": 784}
+        save_decoder(
+            folder / "decoder", decoder, architecture="linear", arguments=arguments, facts={"dataset": "mnist"}
+        )
+
+    def save(self) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+
+    def command(self, verb: str, *more: str) -> list[str]:
+        name = "figure3" if verb == "plot" else "linear_vae100"
+        inputs = [] if verb == "plot" else ["--decoder", "decoder", "--data", "mnist"]
+        outputs = {
+            "prerun": ["--output", "tuning"],
+            "ais": ["--step-sizes", "tuning", "--output", "curve"],
+            "bdmc": ["--output", "gap.csv", "--gap", "gap.json"],
+            "exact": ["--curve", "curve", "--output", "exact", "--differences", "differences.json"],
+        }[verb]
+        return [verb, name, "--params", "params.yaml", *inputs, *outputs, *more]
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rdcurve", *arguments],
+            cwd=self.folder, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, **env: str) -> tuple[int, str]:
+        process = self.start(*arguments, **env)
+        output = process.communicate(timeout=300)[0]
+        return process.returncode, output
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Bench(tmp_path)
+
+
+def refused(capsys, *arguments):
+    """Exit code and the one line that a user sees."""
+    with pytest.raises(SystemExit) as error:
+        main(list(arguments))
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    return error.value.code, line
+
+
+def test_steps_in_order(bench, capsys):
+    for verb in ("prerun", "ais", "bdmc", "exact"):
+        main(bench.command(verb))
+    assert "Rate-distortion curve (upper bound): 4 images, 10 beta" in capsys.readouterr().out
+    curve, exact = RDCurve.load("curve"), RDCurve.load("exact")
+    assert np.array_equal(curve.beta, exact.beta)
+    assert curve.facts["settings"] == bench.params["curves"]["linear_vae100"]
+
+
+def test_kill_9_at_twenty_random_moments(tmp_path):
+    """The finished curve is byte-equal to that of a run left alone, however often the process was killed."""
+    bench = Bench(tmp_path, n_temperatures=6000)
+    assert bench.run(*bench.command("prerun"))[0] == 0
+    assert bench.run(*bench.command("ais"))[0] == 0
+    expected = (tmp_path / "curve").read_bytes()
+    (tmp_path / "curve").unlink()
+    command = bench.command("ais", "--state", "state", "--save-every", "0.05")
+    rng, kills, resumed = random.Random(2), 0, 0
+    while kills < 20:
+        process = bench.start(*command)
+        saved = list((tmp_path / "state").glob("*/state")) if (tmp_path / "state").exists() else []
+        resumed += bool(saved)
+        deadline = time.monotonic() + rng.uniform(0.5, 4.0)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.communicate()
+            assert not (tmp_path / "curve").exists()
+        else:  # it got to the end between two kills: equal, and once more
+            assert process.returncode == 0, process.communicate()[0]
+            assert (tmp_path / "curve").read_bytes() == expected
+            (tmp_path / "curve").unlink()
+    assert bench.run(*command)[0] == 0
+    assert (tmp_path / "curve").read_bytes() == expected
+    assert resumed > 5
+    assert not list((tmp_path / "state").iterdir())
+    assert not list(tmp_path.glob(".*part*"))
+
+
+def test_sigterm_ends_with_its_own_code_and_the_next_run_goes_on(tmp_path):
+    bench = Bench(tmp_path, n_temperatures=8000)
+    assert bench.run(*bench.command("prerun"))[0] == 0
+    command = bench.command("ais", "--state", "state", "--save-every", "0.05")
+    process = bench.start(*command)
+    while not list(tmp_path.glob("state/*/state")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 75, output
+    assert time.monotonic() - asked < 10
+    assert "run the command again" in output
+    process = bench.start(*command)
+    while process.poll() is None and "going on from" not in (line := process.stdout.readline()):
+        pass
+    assert "going on from" in line
+    process.kill()
+
+
+def test_own_decoder_against_quadrature(tmp_path):
+    """`rdcurve measure` on a nonlinear 2-D decoder in a file of the user's. False-fail rate 1e-6; detects 0.5 nats."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def decoder(z):\n"
+        "    a, b = z[..., 0], z[..., 1]\n"
+        "    return torch.stack([torch.tanh(a + 0.5 * b**2), torch.sin(1.5 * b) + 0.3 * a, 0.5 * a * b], dim=-1)\n"
+    )
+    x = torch.tensor([[0.5, -0.4, 0.2], [-0.8, 0.9, 0.1]], dtype=DTYPE)
+    np.save(tmp_path / "x.npy", x.numpy())
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "rdcurve", "measure", "mine:decoder", "--data", "x.npy", "--latent-dim", "2",
+            "--beta-max", "10", "--temperatures", "300", "--chains", "100", "--recorded", "15",
+            "--output", "curve.safetensors", "--figure", "curve.png",
+        ],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 images, 15 beta" in done.stdout
+    curve = RDCurve.load(tmp_path / "curve.safetensors")
+    exact = quadrature(curved_decoder, x, curve.beta)
+    for quantity, truth in zip(("rate", "distortion", "log_z"), exact, strict=True):
+        error = np.abs(curve.mean(quantity) - truth.mean(1)) / curve.standard_error(quantity, "chains")
+        assert error.max() < 1.2 * threshold(45)
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_changed_code_is_noticed(bench, monkeypatch):
+    """DVC takes hashes after a step: a module edited meanwhile would be recorded for the old result."""
+    from rdcurve.commands import guard
+
+    watch = guard.Guard(lambda: {"a": 1})
+    watch.check()
+    monkeypatch.setattr(guard, "_digest", lambda path: b"other")
+    with pytest.raises(guard.Changed, match="changed while this step ran"):
+        watch.check()
+
+
+def test_code_of_another_clone_is_refused(bench, capsys):
+    (bench.folder / "src/rdcurve").mkdir(parents=True)
+    code, line = refused(capsys, *bench.command("prerun"))
+    assert code == 1
+    assert "but this pipeline tracks" in line
+
+
+@pytest.mark.parametrize(
+    ("break_it", "verb", "message"),
+    [
+        (lambda b: b.params.update(smapler={}) or b.save(), "prerun", "unknown key 'smapler'; legal keys: datasets"),
+        (lambda b: (b.folder / "decoder").unlink(), "prerun", "decoder: no such file"),
+        (lambda b: (b.folder / "decoder").write_bytes(b"x" * 99), "prerun", "decoder: not a readable rdcurve decoder"),
+        (lambda b: (b.folder / "params.yaml").unlink(), "prerun", "params.yaml: no such file"),
+        (lambda b: (b.folder / "tuning").write_bytes(b"x"), "ais", "tuning: not a readable rdcurve tuning"),
+        (lambda b: (b.folder / "curve").write_bytes(b""), "exact", "curve: not a readable rdcurve curve"),
+        (lambda b: (b.folder / "mnist/t10k-images-idx3-ubyte").unlink(), "ais", "holds neither MNIST nor CIFAR-10"),
+    ],
+    ids=["params", "no decoder", "bad decoder", "no params", "bad tuning", "bad curve", "no data"],
+)
+def test_bad_files_are_one_clear_line(bench, capsys, break_it, verb, message):
+    break_it(bench)
+    before = {path: path.read_bytes() for path in bench.folder.iterdir() if path.is_file()}
+    code, line = refused(capsys, *bench.command(verb))
+    assert code == 1
+    assert message in line
+    assert before == {path: path.read_bytes() for path in bench.folder.iterdir() if path.is_file()}
+
+
+def test_unknown_names_list_the_known(bench, capsys):
+    command = bench.command("prerun")
+    command[1] = "vae10"
+    assert "curves has no 'vae10'; it has linear_vae100" in refused(capsys, *command)[1]
+    plot = ["plot", "figure33", "--params", "params.yaml", *(f"--{o}=x" for o in ("curves", "exact", "bdmc", "output"))]
+    assert "figures has no 'figure33'; it has figure3" in refused(capsys, *plot)[1]
+
+
+def test_decoder_that_does_not_fit_the_data(bench, capsys):
+    decoder = Decoder(3, 100).double()
+    save_decoder(
+        "decoder",
+        decoder,
+        architecture="linear",
+        arguments={"latent_dim": 3, "n_pixels": 100},
+        facts={"dataset": "mnist"},
+    )
+    assert "it must return (3, 2, 784)" in refused(capsys, *bench.command("prerun"))[1]
+    save_decoder(
+        "decoder",
+        decoder,
+        architecture="linear",
+        arguments={"latent_dim": 3, "n_pixels": 100},
+        facts={"dataset": "cifar10"},
+    )
+    assert "trained on cifar10" in refused(capsys, *bench.command("prerun"))[1]
+
+
+def test_step_sizes_of_another_schedule_are_refused(bench, capsys):
+    main(bench.command("prerun"))
+    bench.params["curves"]["linear_vae100"]["n_temperatures"] = 80
+    bench.save()
+    assert "(60, 4); the schedule and the images need (80, 4)" in refused(capsys, *bench.command("ais"))[1]
+
+
+def test_cuda_where_there_is_none(bench, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "sees 0 CUDA devices" in refused(capsys, *bench.command("prerun", "--device", "cuda"))[1]
+    monkeypatch.setenv("RDCURVE_DEVICE", "cuda")
+    assert "device 'cuda' was asked for" in refused(capsys, *bench.command("prerun"))[1]
+    monkeypatch.setenv("RDCURVE_DEVICE", "tpu")
+    assert "legal: auto, cpu, cuda" in refused(capsys, *bench.command("prerun"))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nomodule:f", "No module named 'nomodule'"),
+        ("math:nothing", "math has no 'nothing'"),
+        ("math:pi", "not callable"),
+        ("math", "not of the form module:name"),
+    ],
+)
+def test_own_decoder_that_cannot_be_found(bench, capsys, name, message):
+    np.save("x.npy", np.zeros((2, 3)))
+    code, line = refused(
+        capsys, "measure", name, "--data", "x.npy", "--latent-dim", "2", "--beta-max", "1", "--output", "c"
+    )
+    assert (code, message in line) == (1, True), line
+
+
+def test_help_does_not_load_torch():
+    code = "import sys; from rdcurve.cli import _parser; _parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_verb_has_its_sections():
+    assert sections("train", "m") == ["training", "models.m"]
+    with pytest.raises(KeyError):
+        sections("nothing", "m")

@@ -1,0 +1,85 @@
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rdcurve import settings
+from rdcurve.settings import SettingsError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params():
+    return settings.read(ROOT / "params.yaml")
+
+
+def put(params, dotted, value):
+    *parents, last = dotted.split(".")
+    for key in parents:
+        params = params[key]
+    params[last] = value
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("ais.n_chain", 3, "ais: unknown key 'n_chain'; legal keys: n_chains, seed"),
+        ("figurs", {}, "top level: unknown key 'figurs'; legal keys: datasets"),
+        ("curves.linear_vae100.betamax", 3, "curves.linear_vae100: unknown key 'betamax'; legal keys: model"),
+        ("curves.linear_vae100.beta_max", -1, "curves.linear_vae100.beta_max: -1 is less than"),
+        ("curves.linear_vae100.ais", {"chains": 3}, "curves.linear_vae100.ais: unknown key 'chains'"),
+        ("models.linear_vae100.dtype", "float16", "'float16' is not one of float32, float64"),
+        ("models.linear_vae100.dataset", "mnits", "dataset 'mnits' is not one of the datasets: mnist"),
+        ("curves.linear_vae100.model", "vae10", "model 'vae10' is not one of the models: linear_vae100"),
+        ("figures.figure3.curves", {"vae10": "x"}, "figures.figure3.curves: 'vae10' is not one of the curves"),
+        ("closed_form", {"vae10": {}}, "closed_form: 'vae10' is not one of the curves"),
+        ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
+        ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
+        ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
+        ("ais.n_chains", 1, "ais.n_chains: 1 is less than the minimum of 2"),
+        ("ais.n_chains", "40", "ais.n_chains: '40' is not of type 'integer'"),
+    ],
+)
+def test_wrong_settings_are_named(params, where, value, message):
+    wrong = deepcopy(params)
+    put(wrong, where, value)
+    with pytest.raises(SettingsError) as error:
+        settings.check(wrong)
+    assert message in str(error.value)
+
+
+def test_missing_settings_are_named(params):
+    del params["ais"]["seed"]
+    with pytest.raises(SettingsError, match="'seed' is a required property"):
+        settings.check(params)
+
+
+def test_a_curve_overrides_the_shared_section(params):
+    assert settings.section(params, "prerun", "linear_vae100")["metric"] == "pooled"
+    assert params["prerun"]["metric"] == "image"
+    assert settings.section(params, "ais", "linear_vae100") == params["ais"]
+
+
+def test_unreadable_file(tmp_path):
+    with pytest.raises(SettingsError, match="no such file"):
+        settings.read(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(SettingsError, match="not YAML"):
+        settings.read(tmp_path / "params.yaml")
+
+
+def test_every_model_and_curve_serves_a_figure(params):
+    """Else a bare `dvc repro` would compute what nobody sees."""
+    drawn = {curve for figure in params["figures"].values() for curve in figure["curves"]}
+    assert drawn == set(params["curves"])
+    assert {params["curves"][curve]["model"] for curve in drawn} == set(params["models"])
+    assert {model["dataset"] for model in params["models"].values()} == set(params["datasets"])
+
+
+def test_params_survive_a_rewrite():
+    """`dvc exp run --set-param` rewrites the file in block style."""
+    text = (ROOT / "params.yaml").read_text()
+    assert "{" not in "".join(line.split("#")[0] for line in text.splitlines())
+    settings.check(yaml.safe_load(yaml.safe_dump(yaml.safe_load(text))))
