@@ -1,7 +1,7 @@
 """What the rules share: settings are checked, DVC decides what is fresh, a job is one DVC stage.
 
-Each rule asks `fresh("STAGE")` for one more input: a key file whose time stamp carries DVC's verdict to Snakemake
-(workflow/lib/freshness.py). Its command runs that stage alone, so that the job itself records its result in
+Rules ask `fresh("STAGE")` for one more input, a key file whose time stamp carries DVC's verdict to Snakemake
+(workflow/lib/freshness.py). Their commands run that stage alone, so that the job itself records its result in
 dvc.lock and in the cache, on whatever node it runs and whatever becomes of the process that started it.
 """
 
@@ -55,3 +55,17 @@ def dataset_of(wildcards):
     else:
         entry = config["curves"][wildcards.curve]
     return f"results/data/{entry['dataset']}"
+
+
+def curves_of(wildcards):
+    """What a figure draws, as params.yaml says."""
+    curves = config["figures"][wildcards.figure]["curves"]
+    return (
+        [f"results/curves/{curve}.safetensors" for curve in curves]
+        + [f"results/bdmc/{curve}.csv" for curve in curves]
+        + [
+            f"results/exact/{curve}.safetensors"
+            for curve in curves
+            if curve in config["closed_form"]
+        ]
+    )

@@ -5,20 +5,6 @@ OUTPUTS: results/figures/{figure}.{svg,pdf,png}
 """
 
 
-def curves_of(wildcards):
-    """What a figure draws, as params.yaml says."""
-    curves = config["figures"][wildcards.figure]["curves"]
-    return (
-        [f"results/curves/{curve}.safetensors" for curve in curves]
-        + [f"results/bdmc/{curve}.csv" for curve in curves]
-        + [
-            f"results/exact/{curve}.safetensors"
-            for curve in curves
-            if curve in config["closed_form"]
-        ]
-    )
-
-
 localrules:
     figure,
 
@@ -50,9 +36,6 @@ rule figure:
 
 
 for name in config["figures"]:
-
-    localrules:
-        name,
 
     rule:
         name:
