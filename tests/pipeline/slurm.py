@@ -18,12 +18,14 @@ __all__ = ["cluster", "missing"]
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "scontrol")
 N_GPUS = 2
+# cred_expire: a requeued job waits that long before it may start again; the default is two minutes
 CONFIGURATION = """\
 ClusterName=onenode
 SlurmctldHost={host}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=10
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc

@@ -9,6 +9,7 @@ from slurm import cluster, missing
 
 pytestmark = [
     pytest.mark.pipeline,
+    pytest.mark.xdist_group("slurm"),  # one cluster at a time
     pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}"),
 ]
 
@@ -49,17 +50,20 @@ def test_11_figure3_on_slurm(slurm, built, blank, tmp_path):
         ["snakemake", "figure3", *options],
         cwd=project.folder, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    cancelled = catch("prerun", head)
-    shown = subprocess.run(["scontrol", "show", "job", cancelled], capture_output=True, text=True).stdout
-    assert "gres:gpu:1" in shown or "gres/gpu=1" in shown or "gpu:1" in shown, shown
-    assert re.search(r"TimeLimit=02:00:00", shown), shown
-    assert re.search(r"(MinMemoryNode|mem)=(4000M|4G)", shown), shown
-    assert re.search(r"Requeue=1", shown), shown
-    subprocess.run(["scancel", cancelled], check=True)
-    requeued = catch("ais", head)
-    subprocess.run(["scontrol", "requeue", requeued], check=True)
-    output = head.communicate(timeout=600)[0]
-    assert head.returncode == 0, output[-5000:]
+    try:
+        cancelled = catch("prerun", head)
+        shown = subprocess.run(["scontrol", "show", "job", cancelled], capture_output=True, text=True).stdout
+        assert "gres:gpu:1" in shown or "gres/gpu=1" in shown or "gpu:1" in shown, shown
+        assert re.search(r"TimeLimit=02:00:00", shown), shown
+        assert re.search(r"(MinMemoryNode|mem)=(4000M|4G)", shown), shown
+        assert re.search(r"Requeue=1", shown), shown
+        subprocess.run(["scancel", cancelled], check=True)
+        requeued = catch("ais", head)
+        subprocess.run(["scontrol", "requeue", requeued], check=True)
+        output = head.communicate(timeout=600)[0]
+        assert head.returncode == 0, output[-5000:]
+    finally:
+        head.kill()
     # equal to the figure that was made without SLURM
     for name in ("curves/linear_vae100.safetensors", "bdmc/linear_vae100.csv", "figures/figure3.svg"):
         assert project.bytes(f"results/{name}") == built.bytes(f"results/{name}"), name

@@ -1,6 +1,8 @@
 """A run may be cut, stopped, damaged and resumed; bad input is refused before any long work."""
 
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,6 +62,38 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(problem, tuning, tmp_p
     resumed.save(tmp_path / "resumed")
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # a finished run leaves no state
+
+
+def test_a_run_killed_while_it_saves_its_curve_is_not_lost(problem, tuning, tmp_path):
+    def fail(curve):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run(problem, tuning, state_folder=tmp_path, save_every=0, save=fail)
+    seen = []
+    resumed = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen == []  # nothing left to compute
+    assert same(resumed, run(problem, tuning))
+
+
+def test_a_second_process_on_one_run_waits_for_the_first(problem, tuning, tmp_path):
+    first = Checkpoint(tmp_path, "key")
+    order = []
+
+    def second():
+        folder = Checkpoint(tmp_path, "key")._acquire(tmp_path / "key")
+        order.append("second")
+        folder.close()
+
+    with first:
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+        first.remove()
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert (tmp_path / "key/lock").exists()  # on the folder that is there, not on the removed one
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])

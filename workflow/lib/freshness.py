@@ -6,8 +6,8 @@ stage and everything upstream of it, upstream first:
     fresh     it matches dvc.lock: command, parameters, content of dependencies and outputs. Files that are only absent
               (not pulled) do not matter.
     restored  it does not, but the run cache holds this very combination: its outputs are put back, and it is fresh.
-    stale     otherwise, or if a stage upstream is stale. Dependencies that are fresh but absent are pulled; where
-              they are in no cache or remote, Snakemake sees them missing and makes them.
+    stale     otherwise, or if a stage upstream is stale. Dependencies that are fresh but absent are pulled, data sets
+              fetched; what is in no cache or remote Snakemake sees missing, and makes.
 
 A stale stage gets a key file newer than its outputs, so that its job and all after it are scheduled; a fresh one gets
 a key older than anything. Outputs of fresh stages are put in time order, which git, `dvc pull` and `cp` do not keep.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 KEYS = Path(".snakemake/dvc")
+BENCHMARKS = Path("results/benchmarks")  # STAGE.tsv: Snakemake counts it among the outputs of a job
 _LONG_AGO = 1_000_000  # seconds since 1970
 
 
@@ -92,6 +93,10 @@ class Survey:
                 self.repo.checkout(targets=absent, allow_missing=True)
         except Exception as error:  # a remote that cannot be reached: the stages will run instead
             print(f"dvc: could not pull {' '.join(absent)}: {error}", file=sys.stderr)
+        for stage in stages:
+            # a data set that others publish is in no remote of ours; bring it now, while there is a network
+            if not _is_complete(stage) and not list(self.repo.index.graph.successors(stage)):
+                self.repo.reproduce(stage.addressing, single_item=True)
 
     def _restore(self, stage: Stage) -> bool:
         """Outputs out of the run cache; False where this combination was never run."""
@@ -117,7 +122,8 @@ class Survey:
         graph = self.repo.index.graph
         for stage in chain:
             latest = max((newest[need] for need in graph.successors(stage)), default=0)
-            for path in (Path(out.fs_path) for out in stage.outs):
+            products = [*(Path(out.fs_path) for out in stage.outs), BENCHMARKS / f"{stage.addressing}.tsv"]
+            for path in products:
                 if path.exists():
                     modified = path.stat().st_mtime_ns
                     if modified < latest and not self.reasons[stage.addressing]:

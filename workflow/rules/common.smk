@@ -31,10 +31,13 @@ def fresh(stage):
     """The key file of a stage; on a compute node only its path."""
     if not workflow.is_main_process:
         return os.path.join(freshness.KEYS, stage)
-    look_only = not workflow.executor_plugin or workflow.dryrun
-    return lambda wildcards: freshness.key(
-        stage.format(**wildcards), look_only=look_only
-    )
+
+    def key(wildcards):
+        # known only once the Snakefile is read: dry runs and reports have no executor
+        look_only = not workflow.executor_plugin or workflow.dryrun
+        return freshness.key(stage.format(**wildcards), look_only=look_only)
+
+    return key
 
 
 def dvc(stage):

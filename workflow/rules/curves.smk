@@ -23,7 +23,7 @@ rule prerun:
     log:
         "results/logs/prerun/{curve}.log",
     benchmark:
-        "results/benchmarks/prerun/{curve}.tsv"
+        "results/benchmarks/prerun@{curve}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     threads: 2
@@ -49,7 +49,7 @@ rule ais:
     log:
         "results/logs/ais/{curve}.log",
     benchmark:
-        "results/benchmarks/ais/{curve}.tsv"
+        "results/benchmarks/ais@{curve}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     threads: 2
@@ -73,7 +73,7 @@ rule bdmc:
     log:
         "results/logs/bdmc/{curve}.log",
     benchmark:
-        "results/benchmarks/bdmc/{curve}.tsv"
+        "results/benchmarks/bdmc@{curve}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     threads: 2
@@ -98,7 +98,7 @@ rule exact:
     log:
         "results/logs/exact/{curve}.log",
     benchmark:
-        "results/benchmarks/exact/{curve}.tsv"
+        "results/benchmarks/exact@{curve}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     resources:

@@ -17,7 +17,7 @@ rule fetch:
     log:
         "results/logs/fetch/{dataset}.log",
     benchmark:
-        "results/benchmarks/fetch/{dataset}.tsv"
+        "results/benchmarks/fetch@{dataset}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     resources:

@@ -25,7 +25,7 @@ rule figure:
     log:
         "results/logs/figure/{figure}.log",
     benchmark:
-        "results/benchmarks/figure/{figure}.tsv"
+        "results/benchmarks/{figure}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     resources:

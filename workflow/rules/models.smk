@@ -16,7 +16,7 @@ rule train:
     log:
         "results/logs/train/{model}.log",
     benchmark:
-        "results/benchmarks/train/{model}.tsv"
+        "results/benchmarks/train@{model}.tsv"
     conda:
         "../envs/rdcurve.yaml"
     threads: 2

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from rdcurve.commands.inputs import build
+from rdcurve.curve import RDCurve
 from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
@@ -18,6 +19,16 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
     problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
     settings = section(params, "ais", args.name)
+
+    def save(curve: RDCurve) -> None:
+        args.guard.check()
+        if args.summary:
+            with writing(args.summary) as temporary:
+                curve.summary().to_csv(temporary, index=False)
+        if args.errors:
+            write_json(args.errors, largest_errors(curve))
+        curve.save(args.output)
+
     curve = formal_run(
         problem.target,
         problem.betas,
@@ -29,22 +40,18 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         state_folder=args.state,
         save_every=args.save_every,
         facts={"curve": args.name, "settings": entry, "sampler": sampler},
+        save=save,
         progress=Progress(f"ais {args.name}"),
     )
-    args.guard.check()
-    if args.summary:
-        with writing(args.summary) as temporary:
-            curve.summary().to_csv(temporary, index=False)
-    if args.errors:
-        write_json(
-            args.errors,
-            {
-                "rate_se_chains_max": float(curve.standard_error("rate", "chains").max()),
-                "log_z_se_chains_max": float(curve.standard_error("log_z", "chains").max()),
-                "rate_se_images_max": float(curve.standard_error("rate", "images").max()),
-                "ess_min": float(curve.ess.min()),
-                "acceptance_min": float(curve.acceptance.min()),
-            },
-        )
-    curve.save(args.output)
     print(curve)
+
+
+def largest_errors(curve: RDCurve) -> dict[str, float]:
+    """The metrics of a curve: what to look at before believing it."""
+    return {
+        "rate_se_chains_max": float(curve.standard_error("rate", "chains").max()),
+        "log_z_se_chains_max": float(curve.standard_error("log_z", "chains").max()),
+        "rate_se_images_max": float(curve.standard_error("rate", "images").max()),
+        "ess_min": float(curve.ess.min()),
+        "acceptance_min": float(curve.acceptance.min()),
+    }

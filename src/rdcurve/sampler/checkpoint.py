@@ -11,19 +11,20 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors.torch import load, save
 from torch import Tensor
 
 from rdcurve.files import write_bytes
 
-__all__ = ["Checkpoint", "Interrupted", "content_key"]
+__all__ = ["Checkpoint", "Interrupted", "code_digest", "content_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,14 @@ def content_key(**parts: Any) -> str:
             part = [str(part.dtype), list(part.shape), hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest()]
         digest.update(json.dumps([name, part], sort_keys=True, default=str).encode())
     return digest.hexdigest()[:32]
+
+
+def code_digest() -> str:
+    """A hash of the sampler's source: a run that was started by other code does not go on."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Checkpoint:
@@ -59,13 +68,7 @@ class Checkpoint:
 
     def __enter__(self) -> Checkpoint:
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("another process works on %s; waiting for it", self.folder)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._lock = self._acquire(self.folder)
         # handlers only set a flag: real work inside a signal handler can hang
         self._handlers = {
             number: signal.signal(number, self._request_stop)
@@ -73,6 +76,23 @@ class Checkpoint:
             if self.folder is not None
         }
         return self
+
+    @staticmethod
+    def _acquire(folder: Path) -> IO[str]:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("another process works on %s; waiting for it", folder)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:  # the one before us may have finished and removed the folder while we waited
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                    return lock
+            except FileNotFoundError:
+                pass
+            lock.close()
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-import rdcurve
 from rdcurve.curve import RDCurve
 from rdcurve.sampler.ais import Chains, Estimate, advance, estimate, start_from_prior
-from rdcurve.sampler.checkpoint import Checkpoint, content_key
+from rdcurve.sampler.checkpoint import Checkpoint, code_digest, content_key
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel, State
 from rdcurve.sampler.noise import seed_of
@@ -43,6 +42,7 @@ def formal_run(
     state_folder: str | None = None,
     save_every: float = 30.0,
     facts: dict[str, Any] | None = None,
+    save: Callable[[RDCurve], None] = lambda curve: None,
     progress: Progress = lambda done, total: None,
 ) -> RDCurve:
     """AIS with frozen step sizes and metric; the curve at the recorded schedule steps.
@@ -58,6 +58,7 @@ def formal_run(
         state_folder: where the state is kept, so that a killed run goes on where it was; None keeps none.
         save_every: seconds between two saves.
         facts: stored in the curve, and part of the identity of the run.
+        save: called with the finished curve before the state is forgotten, so that no moment to kill it loses the run.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -78,7 +79,7 @@ def formal_run(
     # the first point stands for decoder, prior and distortion: any change of them changes its numbers
     chains = start_from_prior(target, seed, images, n_chains)
     key = content_key(
-        version=rdcurve.__version__,
+        code=code_digest(),
         torch=torch.__version__,
         device=device.type,
         facts=facts,
@@ -117,9 +118,11 @@ def formal_run(
                 chains = chains._replace(acceptance=torch.zeros_like(chains.acceptance), n_moves=0)
             checkpoint.offer(partial(_pack, chains, rows))
             progress(until, n_steps)
+        arrays = {name: torch.stack(values).cpu().numpy() for name, values in _columns(rows).items()}
+        curve = RDCurve(beta=betas[list(recorded)].numpy(), facts=facts, **arrays)
+        save(curve)
         checkpoint.remove()
-    arrays = {name: torch.stack(values).cpu().numpy() for name, values in _columns(rows).items()}
-    return RDCurve(beta=betas[list(recorded)].numpy(), facts=facts, **arrays)
+    return curve
 
 
 def measure(

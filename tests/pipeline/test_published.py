@@ -1,0 +1,72 @@
+"""What this repository publishes: whole, fresh, and as good as the README says."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from project import ROOT, Project
+
+from rdcurve.curve import RDCurve
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, mirror):
+    """A stranger's clone of the committed state, with figure 3 and all that led to it pulled."""
+    here = Project(ROOT, mirror)
+    clone = here.clone(tmp_path_factory.mktemp("published") / "clone")
+    clone.run("dvc", "pull", "--quiet", "figure3")
+    return clone
+
+
+def test_pulled_figure_is_fresh(clone):
+    """The published results belong to the committed code and settings: nothing to do."""
+    assert clone.path("results/figures/figure3.svg").exists()
+    assert clone.snakemake("figure3") == []
+    assert "Nothing to be done" in clone.last.stdout
+
+
+def test_figure3_lies_on_its_closed_form(clone):
+    """|AIS - exact| <= 3 standard errors in rate and distortion at all 50 betas.
+
+    By the Bonferroni bound correct code fails with probability at most 0.27 on a new seed; the comparisons are strongly
+    correlated along the chains, so the true figure is far lower. The published run has one fixed seed.
+    """
+    names = [f"results/{kind}/linear_vae100.safetensors" for kind in ("curves", "exact")]
+    clone.run("dvc", "pull", "--quiet", *names)
+    curve, exact = (RDCurve.load(clone.path(name)) for name in names)
+    assert curve.rate.shape == (50, 50)
+    assert curve.beta[-1] == 200
+    assert curve.facts["n_chains"] == 40
+    assert curve.facts["settings"]["n_temperatures"] == 5000
+    for quantity in ("rate", "distortion"):
+        difference = np.abs(curve.mean(quantity) - exact.mean(quantity))
+        assert (difference <= 3 * curve.standard_error(quantity, "chains")).all(), quantity
+    assert (np.diff(exact.mean("distortion")) < 0).all()
+    assert (np.diff(exact.mean("rate")) > 0).all()
+
+
+def test_numbers_and_picture_of_the_readme_are_the_published_ones(clone):
+    metrics = ["results/exact/linear_vae100.json", "results/bdmc/linear_vae100.json"]
+    clone.run("dvc", "pull", "--quiet", *metrics)
+    differences, gap = (json.loads(clone.path(name).read_text()) for name in metrics)
+    readme = (ROOT / "README.md").read_text()
+    for value in (
+        differences["rate_difference_max_in_standard_errors"],
+        differences["distortion_difference_max_in_standard_errors"],
+        gap["gap_max"],
+    ):
+        assert re.search(rf"(?<![\d.]){value:.2f}(?!\d)", readme), value
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
+    recorded = {out["path"]: out["md5"] for out in lock["stages"]["figure3"]["outs"]}
+    picture = (ROOT / "results/published/figure3.png").read_bytes()
+    assert hashlib.md5(picture).hexdigest() == recorded["results/figures/figure3.png"]
+
+
+def test_published_results_stay_small():
+    files = [path for path in (ROOT / "results/published").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 30e6
