@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import lzma
 import pickle
@@ -98,6 +99,34 @@ def test_wrong_bytes_are_named_refused_and_not_left(small, tmp_path, bad, source
     with pytest.raises(FileError, match=r"b\.bin: SHA-256 is .*refused"):
         fetch("mnist", tmp_path / "out", tmp_path / "mirror" if source == "mirror" else None)
     assert found(tmp_path / "out") == {"a.bin": FILES["a.bin"]}  # the good one is kept, no temporary file is left
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        gzip.compress(b"image" * 1000)[:-20],
+        b"\x1f\x8b" + b"\0" * 40,
+        b"<html>moved</html>",
+        http.client.IncompleteRead(b"part"),
+        OSError("no route"),
+    ],
+    ids=["cut", "corrupt", "html", "incomplete", "unreachable"],
+)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_download_that_goes_wrong_leads_to_the_next_source(monkeypatch, tmp_path, name, answer):
+    def download(address):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asked = []
+    monkeypatch.setattr(module, "_download", download)
+    real = DATASETS[name]
+    monkeypatch.setitem(DATASETS, name, real._replace(packaged=lambda: asked.append(name) or iter(())))
+    with pytest.raises(FileError, match="canonical address"):
+        fetch(name, tmp_path)
+    assert asked == [name]
+    assert not list(tmp_path.iterdir())
 
 
 def test_cut_archive_is_named(small, tmp_path):

@@ -38,6 +38,12 @@ def put(params, dotted, value):
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
         ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
         ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
+        ("curves.linear_vae100.beta_max", float("inf"), "beta_max must be finite"),
+        ("curves.linear_vae100.n_recorded", 3000, "at most half of the 5000 temperatures"),
+        ("bdmc.n_betas", 90, "bdmc.n_betas is 90, of 50 recorded"),
+        ("curves.linear_vae100.prior", {"name": "scale_mixture"}, "is a required property"),
+        ("curves.linear_vae100.dataset", "cifar10", "dataset 'cifar10' is not one of the datasets: mnist"),
+        ("sampler.n_images", 1, "sampler.n_images: 1 is less than"),
         ("ais.n_chains", 1, "ais.n_chains: 1 is less than the minimum of 2"),
         ("ais.n_chains", "40", "ais.n_chains: '40' is not of type 'integer'"),
     ],
@@ -45,6 +51,8 @@ def put(params, dotted, value):
 def test_wrong_settings_are_named(params, where, value, message):
     wrong = deepcopy(params)
     put(wrong, where, value)
+    if where.startswith("curves.linear_vae100"):
+        wrong["closed_form"]["linear_vae100"] = wrong["curves"]["linear_vae100"]
     with pytest.raises(SettingsError) as error:
         settings.check(wrong)
     assert message in str(error.value)

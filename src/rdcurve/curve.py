@@ -111,7 +111,7 @@ class RDCurve:
         return cls(**arrays, facts=facts)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw the mean curve with a band of two standard errors over the chains; rate on a log axis."""
+        """Draw the mean curve with bars of two standard errors over the chains; rate on a log axis."""
         from rdcurve.plot import draw_curve, new_axes
 
         ax = new_axes() if ax is None else ax

@@ -28,11 +28,11 @@ def resolve(asked: str | None = None) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda":
+        if not (index or "0").isdigit():
+            raise DeviceError(f"unknown device {name!r}; legal: auto, cpu, cuda, cuda:N")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= int(index or 0):
             raise DeviceError(
                 f"device {name!r} was asked for, and torch {torch.__version__} sees {count} CUDA devices here"
             )
-        torch.backends.cuda.matmul.allow_tf32 = False  # an energy in TF32 is wrong by 10 nats at beta = 36,000
-        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""Draw rate-distortion curves: distortion across, rate in nats on a log axis, an error band on every curve."""
+"""Draw rate-distortion curves: distortion across, rate in nats on a log axis, error bars on every curve."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from rdcurve.curve import RDCurve
 from rdcurve.files import writing
 
-__all__ = ["draw_curve", "figure", "new_axes", "save"]
+__all__ = ["FORMATS", "draw_curve", "figure", "new_axes", "save"]
 
+FORMATS = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}  # without a date
 _BAND = 2  # standard errors on each side
 
 
@@ -33,7 +34,7 @@ def new_axes() -> Axes:
 
 
 def draw_curve(ax: Axes, curve: RDCurve, *, label: str | None = None, **style: Any) -> None:
-    """The mean curve as points joined by a line, with a band of two standard errors over the chains in R and D."""
+    """The mean curve as points joined by a line, with bars of two standard errors over the chains in R and D."""
     distortion, rate = curve.mean("distortion"), curve.mean("rate")
     rate_error = _BAND * curve.standard_error("rate", "chains")
     distortion_error = _BAND * curve.standard_error("distortion", "chains")
@@ -109,10 +110,9 @@ def figure(
 
 def save(drawing: Figure, paths: Sequence[Path], dpi: int) -> None:
     """Write the figure in the formats that the suffixes say, byte-equal for equal data."""
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
     for path in paths:
         with writing(path) as temporary:
-            drawing.savefig(temporary, dpi=dpi, metadata=undated[path.suffix])
+            drawing.savefig(temporary, dpi=dpi, metadata=FORMATS[path.suffix])
     plt.close(drawing)
 
 
@@ -124,7 +124,8 @@ def _draw_difference(ax: Axes, curve: RDCurve, exact: RDCurve, colour: Any) -> N
     ax.axhspan(-3, 3, color="0.93", zorder=0)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xscale="log", xlabel=r"$\beta$", ylabel="AIS − exact\n(std. errors)")
-    ax.set_ylim(-4, 4)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -4), max(high, 4))  # never cut off a point that is far out
     ax.legend(loc="upper left", ncols=2, frameon=False, borderpad=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,23 @@ def check(params: Any) -> None:
     for figure, entry in params["figures"].items():
         for name in entry["curves"]:
             _one_of(f"figures.{figure}.curves: {name!r}", name, params["curves"], "curves")
-    for curve in params["curves"]:
+    _known("datasets", params["curves"], "dataset", params["datasets"])
+    for curve, entry in params["curves"].items():
+        trained_on = params["models"][entry["model"]]["dataset"]
+        if entry["dataset"] != trained_on:
+            raise SettingsError(
+                f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}"
+            )
+        if not math.isfinite(entry["beta_max"]):
+            raise SettingsError(f"curves.{curve}: beta_max must be finite, not {entry['beta_max']}")
+        if 2 * entry["n_recorded"] > entry["n_temperatures"]:
+            raise SettingsError(
+                f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the "
+                f"{entry['n_temperatures']} temperatures can be recorded"
+            )
+        n_betas = section(params, "bdmc", curve)["n_betas"]
+        if n_betas > entry["n_recorded"]:
+            raise SettingsError(f"curves.{curve}: bdmc.n_betas is {n_betas}, of {entry['n_recorded']} recorded betas")
         seeds = {step: section(params, step, curve)["seed"] for step in ("prerun", "ais", "bdmc")}
         if len(set(seeds.values())) < len(seeds):
             raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")

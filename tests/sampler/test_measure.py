@@ -204,6 +204,13 @@ def good(z):
     ("changes", "message"),
     [
         ({"decoder": lambda z: z}, r"it must return \(3, 2, 4\)"),
+        ({"decoder": torch.nn.Linear(2, 4)}, "float64: mat1 and mat2 must have the same dtype"),
+        ({"decoder": torch.nn.Linear(3, 4, dtype=DTYPE)}, "cannot map codes of shape"),
+        ({"decoder": lambda z: good(z).float()}, "returns torch.float32, but x holds torch.float64"),
+        (
+            {"decoder": lambda z: torch.where(z.sum(-1, keepdim=True) > 3, torch.nan, good(z)), "n_chains": 500},
+            "not finite",
+        ),
         ({"decoder": lambda z: good(z) + torch.rand(4)}, "random"),
         ({"decoder": lambda z: good(z) * torch.nan}, "not finite"),
         ({"decoder": lambda z: torch.zeros(*z.shape[:-1], 4, dtype=z.dtype)}, "not differentiable|does not depend"),
@@ -228,6 +235,51 @@ def test_bad_input_is_refused_with_the_reason(changes, message):
         if isinstance(arguments.get("prerun_settings"), dict):
             arguments["prerun_settings"] = PrerunSettings(**arguments["prerun_settings"])
         rdcurve.measure(arguments.pop("decoder"), arguments.pop("x"), **arguments)
+
+
+def test_a_decoder_without_forward_derivative_can_do_without_the_metric():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return 2 * z
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    arguments = {"latent_dim": 4, "beta_max": 1.0, "n_temperatures": 20}
+    with pytest.raises(ValueError, match="choose the metric 'identity'"):
+        rdcurve.measure(Double.apply, X, **arguments)
+    settings = PrerunSettings(metric="identity")
+    assert np.isfinite(rdcurve.measure(Double.apply, X, prerun_settings=settings, **arguments).rate).all()
+
+
+def test_a_distortion_in_float32_still_gives_float64_weights():
+    x = torch.zeros(3, 4)
+    curve = rdcurve.measure(
+        good, x, latent_dim=2, beta_max=1.0, n_temperatures=20, distortion=lambda x, f: (x - f).square().sum(-1)
+    )
+    assert curve.log_z.dtype == np.float64
+    assert curve.rate.shape == (10, 3)  # 50 betas were asked for; half of 20 temperatures can be had
+
+
+def test_a_formal_run_changes_nothing_of_its_tuning(problem, tuning):
+    before = tuning.step_sizes.clone()
+    few, many = run(problem, tuning, n_chains=3), run(problem, tuning, n_chains=5)
+    assert torch.equal(tuning.step_sizes, before)
+    assert not same(few, many)
+
+
+def test_recorded_steps_are_distinct_and_end_at_the_end():
+    for n_temperatures in range(2, 80):
+        for n_recorded in range(1, n_temperatures // 2 + 1):
+            steps = recorded_steps(n_temperatures, n_recorded)
+            assert len(set(steps)) == n_recorded
+            assert steps == sorted(steps)
+            assert steps[0] >= 1
+            assert steps[-1] == n_temperatures - 1
+    with pytest.raises(ValueError, match="half of the 60 temperatures"):
+        recorded_steps(60, 40)
 
 
 def test_scale_mixture_is_the_mixture_of_whole_vectors():

@@ -30,7 +30,14 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     target, betas = problem.target, problem.betas
     steps = spread(problem.recorded, betas, settings["n_betas"])
     simulated = simulate(
-        target.prior, target.decoder, target.distortion, betas, steps, settings["n_images"], settings["seed"]
+        target.prior,
+        target.decoder,
+        target.distortion,
+        betas,
+        steps,
+        settings["n_images"],
+        settings["seed"],
+        target.x.device,
     )
     total, show = 3 * steps[-1], Progress(f"bdmc {args.name}")
     tuning = prerun(

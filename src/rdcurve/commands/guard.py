@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["Changed", "ForeignCode", "Guard", "check_code_is_tracked"]
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Changed(RuntimeError):
@@ -57,8 +57,9 @@ class Guard:
         """
         if self._read() != self._before:
             raise Changed("params.yaml changed while this step ran; the result is dropped, run it again")
-        loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-        moved = [p for p, digest in self._code.items() if str(p) in loaded and _digest(p) != digest]
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        loaded = {Path(file).resolve() for file in files if file}
+        moved = [p for p, digest in self._code.items() if p in loaded and _digest(p) != digest]
         if moved:
             names = ", ".join(str(path.relative_to(PACKAGE)) for path in moved)
             raise Changed(f"{names} changed while this step ran; the result is dropped, run it again")

@@ -13,7 +13,7 @@ from torch import nn
 
 from rdcurve.device import resolve
 from rdcurve.files import FileError
-from rdcurve.plot import save
+from rdcurve.plot import FORMATS, save
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.measure import measure
@@ -22,6 +22,8 @@ from rdcurve.sampler.prior import standard_normal
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     device = resolve(args.device)
+    if args.figure and args.figure.suffix not in FORMATS:
+        raise ValueError(f"--figure must end in {', '.join(FORMATS)}, not {args.figure.suffix!r}")
     decoder = _import(args.name)
     if isinstance(decoder, nn.Module):
         decoder.to(device).eval().requires_grad_(False)
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     if args.distortion not in DISTORTIONS:
         raise ValueError(f"--distortion must be one of {', '.join(DISTORTIONS)}, not {args.distortion!r}")
     x = torch.from_numpy(data).to(device)
+    if isinstance(decoder, nn.Module):
+        x = x.to(next((p.dtype for p in decoder.parameters()), x.dtype))
     curve = measure(
         decoder,
         x,

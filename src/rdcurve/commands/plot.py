@@ -9,7 +9,7 @@ import pandas as pd
 
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError
-from rdcurve.plot import figure, save
+from rdcurve.plot import FORMATS, figure, save
 
 _LABELS = {
     "squared_error": "Distortion (squared error)",
@@ -45,6 +45,6 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         font_size=style["font_size"],
     )
     args.guard.check()
-    paths = [args.output.with_suffix(suffix) for suffix in (".svg", ".pdf", ".png")]
+    paths = [args.output.with_suffix(suffix) for suffix in FORMATS]
     save(drawing, paths, style["dpi"])
     print(f"{args.name}: {', '.join(map(str, paths))}")

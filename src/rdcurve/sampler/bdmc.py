@@ -47,7 +47,7 @@ class BDMCGap:
     beta: Tensor  # [K]
     lower: Tensor  # [K, n], forward log-mean-exp
     upper: Tensor  # [K, n], minus the reverse log-mean-exp
-    acceptance: Tensor  # [K], mean over both directions
+    acceptance: Tensor  # [K], of the forward sweep, mean over chains, images and moves
 
     @property
     def gap(self) -> Tensor:
@@ -68,6 +68,7 @@ def simulate(
     steps: list[int],
     n_images: int,
     seed: int,
+    device: torch.device | str = "cpu",
 ) -> Simulated:
     """Draw `n_images` codes and images from the model at each schedule index in `steps`.
 
@@ -80,10 +81,9 @@ def simulate(
             "exp(-beta d(x, f)) is not a density of x that can be sampled"
         )
     descending = tuple(sorted(steps, reverse=True))
-    images = torch.arange(len(descending) * n_images)
+    images = torch.arange(len(descending) * n_images, device=device)
     z = sample_prior(prior, seed_of(seed, "bdmc"), images, 1)[0]  # [K n, latent]
-    device = z.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed_of(seed, "bdmc", "x"))
         x = torch.cat(
             [
@@ -118,10 +118,9 @@ def bdmc(
     forward = _forward(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "forward"), progress)
     reverse = _reverse(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "reverse"), progress)
     lower, upper = (torch.stack([log_mean_exp(chains.log_weight) for chains in runs]) for runs in (forward, reverse))
-    rates = [[c.acceptance.mean() / max(c.n_moves, 1) for c in runs] for runs in (forward, reverse)]
-    acceptance = torch.tensor(rates, dtype=torch.float64).mean(0)
+    acceptance = torch.stack([chains.acceptance.mean() / max(chains.n_moves, 1) for chains in forward])
     order = torch.tensor(simulated.steps).flip(0)
-    return BDMCGap(betas.cpu()[order], lower.flip(0).cpu(), -upper.flip(0).cpu(), acceptance.flip(0))
+    return BDMCGap(betas.cpu()[order], lower.flip(0).cpu(), -upper.flip(0).cpu(), acceptance.flip(0).cpu())
 
 
 def _forward(
@@ -176,7 +175,7 @@ def _reverse(
         present = slice(0, (k + 1) * n)
         z = simulated.z[entering].expand(n_chains, -1, -1).contiguous()
         new = start_at(simulated.target.select(entering), z, seed, entering, step=last - step)
-        # the moves of those who entered earlier are counted from here on, so that all share one count
+        # chains share one count of moves; that of the reverse sweep starts anew here and is not reported
         chains = new if chains is None else _recount(chains).join(new)
         until = last - (simulated.steps[k + 1] if k + 1 < len(simulated.steps) else 0)
         chains = advance(

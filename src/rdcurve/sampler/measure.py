@@ -65,6 +65,8 @@ def formal_run(
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came while a state folder was given; the state is saved.
     """
     betas = check_schedule(betas)
+    if sorted(set(recorded)) != list(recorded) or not recorded or recorded[0] < 1 or recorded[-1] >= len(betas):
+        raise ValueError(f"recorded must hold increasing schedule indices in 1 .. {len(betas) - 1}, not {recorded}")
     if n_chains < 2:
         raise ValueError(f"n_chains must be 2 or more for an error bar, not {n_chains}")
     if tuple(tuning.step_sizes.shape) != (len(betas), len(target.x)):
@@ -78,6 +80,12 @@ def formal_run(
     facts = {"n_chains": n_chains, "seed": seed, "kernel": kernel._asdict(), **(facts or {})}
     # the first point stands for decoder, prior and distortion: any change of them changes its numbers
     chains = start_from_prior(target, seed, images, n_chains)
+    start = chains.state.point
+    bad = ~(start.distortion.isfinite() & start.log_prior.isfinite()).all(0)
+    if bad.any():
+        raise ValueError(
+            f"the distortion is not finite at codes from the prior, for images {bad.nonzero()[:, 0].tolist()}"
+        )
     key = content_key(
         code=code_digest(),
         torch=torch.__version__,
@@ -91,7 +99,7 @@ def formal_run(
             content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors),
         ],
         x=target.x,
-        **{f"start_{name}": value for name, value in chains.state.point._asdict().items()},
+        **{f"start_{name}": value for name, value in start._asdict().items()},
     )
     with Checkpoint(state_folder, key, save_every) as checkpoint:
         rows: list[Estimate] = []
@@ -153,7 +161,7 @@ def measure(
         distortion: d(x, f(z)), default the squared error.
         betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default `sigmoid`.
         n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound.
-        n_recorded: number of betas at which the curve is given.
+        n_recorded: number of betas at which the curve is given, at most half of the temperatures.
         n_chains: chains per image.
         kernel: settings of the HMC moves.
         prerun_settings: how the step sizes are learned.
@@ -176,7 +184,7 @@ def measure(
     betas = sigmoid(n_temperatures, beta_max) if betas is None else check_schedule(betas)
     if float(betas[-1]) != float(beta_max):
         raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
-    recorded = recorded_steps(len(betas), min(n_recorded, len(betas) - 1))
+    recorded = recorded_steps(len(betas), min(n_recorded, len(betas) // 2))
     n_steps = len(betas) - 1
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))

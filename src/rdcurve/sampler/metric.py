@@ -63,7 +63,20 @@ def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
 
     Returns:
         [N, latent, latent], or [1, latent, latent].
+
+    Raises:
+        ValueError: torch cannot; the prerun meets it at its first step.
     """
+    try:
+        return _mean_gauss_newton(target, z, pooled)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"the decoder or the distortion has no forward-mode derivative ({error}), "
+            "which the Gauss-Newton metric needs; choose the metric 'identity'"
+        ) from error
+
+
+def _mean_gauss_newton(target: Target, z: Tensor, pooled: bool) -> Tensor:
     matrices = torch.stack(
         [_gauss_newton_of_image(target.select(slice(i, i + 1)), z[:, i : i + 1]) for i in range(z.shape[1])]
     )

@@ -40,8 +40,11 @@ def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:
         >>> recorded_steps(5000, 50)[:3], recorded_steps(5000, 50)[-1]
         ([100, 200, 300], 4999)
     """
-    if not 1 <= n_recorded < n_temperatures:
-        raise ValueError(f"n_recorded must lie in 1 .. {n_temperatures - 1}, not {n_recorded}")
+    if not 1 <= n_recorded <= n_temperatures // 2:
+        raise ValueError(
+            f"n_recorded must lie in 1 .. {n_temperatures // 2}, half of the {n_temperatures} temperatures, "
+            f"not {n_recorded}"
+        )
     stop = n_temperatures - n_temperatures // n_recorded
     starts = [stop * i // max(n_recorded - 1, 1) for i in range(n_recorded)]
     return [*starts[1:], n_temperatures - 1]

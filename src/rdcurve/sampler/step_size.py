@@ -92,6 +92,6 @@ def smooth(table: Tensor, window: int) -> Tensor:
     """
     half = window // 2
     total = torch.cat([torch.zeros_like(table[:1]), table.log().cumsum(0)])
-    index = torch.arange(len(table))
+    index = torch.arange(len(table), device=table.device)
     low, high = (index - half).clamp(min=0), (index + half + 1).clamp(max=len(table))
     return ((total[high] - total[low]) / (high - low)[:, None]).exp()

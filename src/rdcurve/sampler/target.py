@@ -53,7 +53,7 @@ class Target:
             z = z.detach().contiguous().requires_grad_()
             distortion = self.distortion(x, self.decoder(z))
             (grad,) = torch.autograd.grad(distortion.sum(), z)
-        return distortion.detach(), grad
+        return distortion.detach().double(), grad
 
     def select(self, images: slice | Tensor) -> Target:
         """The target of some of the images."""
@@ -72,14 +72,21 @@ class Target:
         if not self.x.isfinite().all():
             raise ValueError("x holds values that are not finite")
         x = self.x[:2]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(0)
             try:
                 z = self.prior.sample((3, len(x)))
             except NotImplementedError:
                 raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled") from None
-            with torch.no_grad():
-                first, second = self.decoder(z), self.decoder(z)
+            try:
+                with torch.no_grad():
+                    first, second = self.decoder(z), self.decoder(z)
+            except (RuntimeError, TypeError, IndexError) as error:
+                raise ValueError(
+                    f"the decoder cannot map codes of shape {tuple(z.shape)} and type {z.dtype}: {error}"
+                ) from error
+            if first.dtype != self.x.dtype:
+                raise ValueError(f"the decoder returns {first.dtype}, but x holds {self.x.dtype}")
         expected = (3, len(x), *x.shape[1:])
         if tuple(first.shape) != expected:
             raise ValueError(
