@@ -53,7 +53,8 @@ def main() -> None:
         subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=clone, check=True)
 
         subprocess.run(["dvc", "pull", "--quiet", "figure3", "--with-deps", "--allow-missing"], cwd=clone, env=env)
-        bare = "rdcurve plot figure3 --params params.yaml --curves results/curves --exact results/exact --bdmc results/bdmc"
+        folders = "--curves results/curves --exact results/exact --bdmc results/bdmc"
+        bare = f"rdcurve plot figure3 --params params.yaml {folders}"
         alone = seconds([*bare.split(), "--output", "/tmp/figure3.svg"], clone, env)
         job = seconds(["dvc", "repro", "--single-item", "--force", "figure3"], clone, env)
         figures |= {"a job alone (s)": alone, "the same by DVC (s)": job, "DVC's share (s)": job - alone}
