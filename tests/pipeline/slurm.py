@@ -6,10 +6,12 @@ Needs root, and Debian's slurmctld, slurmd, slurm-client and munge.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +64,15 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """Start the cluster with its files in `folder`; stop all of it at the end."""
+    """Start the cluster with its files in `folder`; stop all of it at the end. One at a time on a machine."""
+    with open(Path(tempfile.gettempdir()) / "rdcurve-slurm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _cluster(folder):
+            yield
+
+
+@contextlib.contextmanager
+def _cluster(folder: Path) -> Iterator[None]:
     host = socket.gethostname().split(".")[0]
     for name in ("state", "spool", "gpu"):
         (folder / name).mkdir(parents=True)

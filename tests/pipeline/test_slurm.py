@@ -9,12 +9,11 @@ from slurm import cluster, missing
 
 pytestmark = [
     pytest.mark.pipeline,
-    pytest.mark.xdist_group("slurm"),  # one cluster at a time
     pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}"),
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slurm(tmp_path_factory):
     with cluster(tmp_path_factory.mktemp("slurm")):
         yield
