@@ -179,7 +179,7 @@ def test_8_dvc_commands(project):
 @pytest.mark.parametrize("what", ["params", "code"])
 def test_9_settings_or_code_changed_while_a_step_runs(project, what):
     for section in ("curves", "closed_form"):
-        project.set(f"{section}.linear_vae100.n_temperatures", 4000)
+        project.set(f"{section}.linear_vae100.n_temperatures", 8000)
     running = subprocess.Popen(
         ["dvc", "repro", "prerun@linear_vae100"],
         cwd=project.folder, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

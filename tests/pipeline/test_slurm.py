@@ -27,7 +27,7 @@ def jobs(state):
     return {line.split()[0]: line for line in lines if line.strip()}
 
 
-def catch(rule, head, seconds=120):
+def catch(rule, head, seconds=300):
     """The id of the running job of a rule."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and head.poll() is None:
