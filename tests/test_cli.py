@@ -240,24 +240,14 @@ def test_unknown_names_list_the_known(bench, capsys):
     assert "figures has no 'figure33'; it has figure3" in refused(capsys, *plot)[1]
 
 
-def test_decoder_that_does_not_fit_the_data(bench, capsys):
-    decoder = Decoder(3, 100).double()
-    save_decoder(
-        "decoder",
-        decoder,
-        architecture="linear",
-        arguments={"latent_dim": 3, "n_pixels": 100},
-        facts={"dataset": "mnist"},
-    )
-    assert "it must return (3, 2, 784)" in refused(capsys, *bench.command("prerun"))[1]
-    save_decoder(
-        "decoder",
-        decoder,
-        architecture="linear",
-        arguments={"latent_dim": 3, "n_pixels": 100},
-        facts={"dataset": "cifar10"},
-    )
-    assert "trained on cifar10" in refused(capsys, *bench.command("prerun"))[1]
+@pytest.mark.parametrize(
+    ("dataset", "message"), [("mnist", "it must return (3, 2, 784)"), ("cifar10", "trained on cifar10")]
+)
+def test_decoder_that_does_not_fit_the_data(bench, capsys, dataset, message):
+    arguments = {"latent_dim": 3, "n_pixels": 100}
+    decoder = Decoder(**arguments).double()
+    save_decoder("decoder", decoder, architecture="linear", arguments=arguments, facts={"dataset": dataset})
+    assert message in refused(capsys, *bench.command("prerun"))[1]
 
 
 def test_step_sizes_of_another_schedule_are_refused(bench, capsys):

@@ -46,6 +46,9 @@ def test_figure3_lies_on_its_closed_form(clone):
     for quantity in ("rate", "distortion"):
         difference = np.abs(curve.mean(quantity) - exact.mean(quantity))
         assert (difference <= 3 * curve.standard_error(quantity, "chains")).all(), quantity
+    # and the errors are small, so that three of them say something: 1 % of the rate, a tenth of a nat of log Z
+    assert curve.standard_error("rate", "chains").max() < 0.01 * curve.mean("rate").max()
+    assert curve.standard_error("log_z", "chains").max() < 0.1
     assert (np.diff(exact.mean("distortion")) < 0).all()
     assert (np.diff(exact.mean("rate")) > 0).all()
 
