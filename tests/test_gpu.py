@@ -6,9 +6,10 @@ import torch
 from problems import linear_problem, threshold
 
 import rdcurve
+from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.prerun import PrerunSettings, prerun
+from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import sigmoid
 
 pytestmark = pytest.mark.gpu
@@ -35,6 +36,6 @@ def test_bdmc_on_cuda_encloses_log_z():
     prior = rdcurve.standard_normal(4, weight.dtype, "cuda")
     betas = sigmoid(100, 4.0)
     simulated = simulate(prior, lambda z: z @ weight.T + bias, problem.distortion, betas, [50, 99], 20, 3, "cuda")
-    tuning = prerun(simulated.target, betas, Kernel(), PrerunSettings(n_chains=4, metric_updates=3))
-    result = bdmc(simulated, betas, tuning, Kernel(), n_chains=8, seed=21)
+    tuning = tune(simulated.target, betas, Kernel(), PrerunSettings(n_chains=4, n_blocks=3), Groups())
+    result = bdmc(simulated, tuning, Kernel(), n_chains=8, seed=21)
     assert (result.gap > -6 * result.gap_se).all()

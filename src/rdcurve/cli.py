@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     from rdcurve.files import FileError
     from rdcurve.settings import SettingsError
 
+    if getattr(args, "time_limit", None) is not None and (args.state is None or args.time_limit <= 0):
+        _fail(args.verb, ValueError("--time-limit must be positive and needs --state"), EXIT_REFUSED)
     try:
         if args.params is not None:
             check_code_is_tracked(args.params)
@@ -108,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     def path(sub: argparse.ArgumentParser, option: str, summary: str, required: bool = True) -> None:
         sub.add_argument(option, type=Path, required=required, help=summary)
 
+    def resumable(sub: argparse.ArgumentParser) -> None:
+        path(sub, "--state", "folder for the state of unfinished runs", required=False)
+        sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
+        sub.add_argument(
+            "--time-limit", type=float, metavar="SECONDS", help=f"then save the state and exit with {EXIT_UNFINISHED}"
+        )
+
     def decoder_and_data(sub: argparse.ArgumentParser) -> None:
         path(sub, "--decoder", "checkpoint to measure")
         path(sub, "--data", "folder of the fetched data set")
@@ -123,9 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     path(sub, "--history", "losses per epoch, CSV to write")
     device(sub)
 
-    sub = verb("prerun", "learn HMC step sizes and metric of a curve", "curve")
+    sub = verb("prerun", "learn schedule, HMC step sizes and metric of a curve", "curve")
     decoder_and_data(sub)
     path(sub, "--output", "tuning to write")
+    resumable(sub)
     device(sub)
 
     sub = verb("ais", "the formal run with frozen step sizes: the curve", "curve")
@@ -134,14 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     path(sub, "--output", "curve to write, per image")
     path(sub, "--summary", "means and standard errors, CSV to write", required=False)
     path(sub, "--errors", "largest errors, JSON to write", required=False)
-    path(sub, "--state", "folder for the state of unfinished runs", required=False)
-    sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
+    resumable(sub)
     device(sub)
 
     sub = verb("bdmc", "bounds from both sides on simulated data: the BDMC gap", "curve")
     decoder_and_data(sub)
+    path(sub, "--step-sizes", "tuning that `rdcurve prerun` wrote, for its schedule")
     path(sub, "--output", "points, CSV to write")
     path(sub, "--gap", "largest gap, JSON to write")
+    resumable(sub)
     device(sub)
 
     sub = verb("exact", "closed-form curve of a linear decoder, beside a measured one", "curve")
@@ -165,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--prior", default="standard_normal", help="standard_normal (default)")
     sub.add_argument("--distortion", default="squared_error", help="squared_error (default) or gaussian_nll")
     sub.add_argument("--temperatures", type=int, default=1000, help="schedule points (default: 1000)")
-    sub.add_argument("--chains", type=int, default=16, help="chains per image (default: 16)")
+    sub.add_argument("--chains", type=int, default=32, help="chains per image, a multiple of 8 (default: 32)")
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
     sub.add_argument("--seed", type=int, default=7)
     path(sub, "--figure", "picture to write (.svg, .pdf or .png)", required=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RDCurve"]
 
-Quantity = Literal["rate", "distortion", "log_z"]
+Quantity = Literal["rate", "distortion", "log_z", "rate_cv", "distortion_cv"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,14 @@ class RDCurve:
         rate: [K, N], R = -log Z - beta D.
         distortion: [K, N], D = E d under the weighted chains.
         log_z: [K, N], log-mean-exp of the AIS weights.
-        rate_se, distortion_se, log_z_se: [K, N], jackknife standard errors over the chains of each image.
+        distortion_cv, rate_cv: [K, N], the same with the noise of beta D taken out by a control variate: the better
+            estimate, but not a bound.
+        rate_se, distortion_se, log_z_se, distortion_cv_se, rate_cv_se: [K, N], jackknife standard errors over the
+            (groups of) chains of each image.
+        distortion_variance: [K, N], weighted variance of d; -dD/dbeta where the chains are in equilibrium.
         ess: [K, N], effective sample size of the chains.
+        k_hat: [K, N], Pareto shape of the largest weights; NaN with too few chains.
+        spread: [K, N], standard deviation of log Z over the independent groups of chains, nats.
         acceptance: [K, N], HMC acceptance rate since the recorded beta before.
         facts: how it was measured: settings, versions, n_chains.
     """
@@ -41,10 +47,17 @@ class RDCurve:
     rate: np.ndarray
     distortion: np.ndarray
     log_z: np.ndarray
-    rate_se: np.ndarray
-    distortion_se: np.ndarray
+    distortion_cv: np.ndarray
+    rate_cv: np.ndarray
     log_z_se: np.ndarray
+    distortion_se: np.ndarray
+    rate_se: np.ndarray
+    distortion_cv_se: np.ndarray
+    rate_cv_se: np.ndarray
+    distortion_variance: np.ndarray
     ess: np.ndarray
+    k_hat: np.ndarray
+    spread: np.ndarray
     acceptance: np.ndarray
     facts: dict[str, Any] = field(default_factory=dict)
 

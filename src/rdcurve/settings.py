@@ -55,6 +55,9 @@ def check(params: Any) -> None:
         _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
         if entry != params["curves"][name]:
             raise SettingsError(f"closed_form.{name} differs from curves.{name}: write it as a reference, *{name}")
+    for curve, entry in params["curves"].items():
+        if "recipe" in entry and entry["recipe"] not in params["recipes"].values():
+            raise SettingsError(f"curves.{curve}.recipe is none of the recipes: write it as a reference, *name")
     for figure, entry in params["figures"].items():
         for name in entry["curves"]:
             _one_of(f"figures.{figure}.curves: {name!r}", name, params["curves"], "curves")
@@ -67,7 +70,25 @@ def check(params: Any) -> None:
             )
         if not math.isfinite(entry["beta_max"]):
             raise SettingsError(f"curves.{curve}: beta_max must be finite, not {entry['beta_max']}")
-        if 2 * entry["n_recorded"] > entry["n_temperatures"]:
+        sampler = section(params, "sampler", curve)
+        prerun = section(params, "prerun", curve)
+        if prerun["schedule"] == "sigmoid" and "gap" in entry:
+            raise SettingsError(
+                f"curves.{curve}: gap needs prerun.schedule: learned; with a sigmoid schedule give n_temperatures"
+            )
+        for step, least in (("ais", 2), ("bdmc", 1)):
+            n_chains = section(params, step, curve)["n_chains"]
+            if n_chains % sampler["group_size"] or n_chains < least * sampler["group_size"]:
+                raise SettingsError(
+                    f"curves.{curve}: {step}.n_chains is {n_chains}; it must be a multiple of sampler.group_size = "
+                    f"{sampler['group_size']}, at least {least} times"
+                )
+            if prerun["step_size_rule"] == "running_mean" and n_chains != prerun["n_chains"]:
+                raise SettingsError(
+                    f"curves.{curve}: a step size per chain needs as many chains in prerun and {step}, "
+                    f"not {prerun['n_chains']} and {n_chains}"
+                )
+        if 2 * entry["n_recorded"] > entry.get("n_temperatures", math.inf):
             raise SettingsError(
                 f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the "
                 f"{entry['n_temperatures']} temperatures can be recorded"
@@ -81,8 +102,9 @@ def check(params: Any) -> None:
 
 
 def section(params: Mapping[str, Any], step: str, curve: str) -> dict[str, Any]:
-    """Settings of a step for one curve: the shared section, overridden by the curve's own."""
-    return {**params[step], **params["curves"][curve].get(step, {})}
+    """Settings of a step for one curve: the shared section, overridden by the curve's recipe, then by its own."""
+    entry = params["curves"][curve]
+    return {**params[step], **entry.get("recipe", {}).get(step, {}), **entry.get(step, {})}
 
 
 def _known(kind: str, entries: Mapping[str, Any], key: str, legal: Any) -> None:

@@ -6,24 +6,25 @@ import torch
 from problems import DTYPE, curved_decoder, linear_problem, quadrature, threshold
 
 import rdcurve
-from rdcurve.sampler.ais import advance, estimate, log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import Groups, Tuning, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.estimate import estimate, pareto_k, virial
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.metric import identity
-from rdcurve.sampler.prerun import PrerunSettings, prerun
+from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
 from rdcurve.sampler.step_size import Frozen
 
 KERNEL = Kernel(3, 0.2, 0.3)
-PRERUN = PrerunSettings(n_chains=4, seed=1, metric_updates=5)
+PRERUN = PrerunSettings(n_chains=4, seed=1, n_blocks=5, target_acceptance=0.8, round_temperatures=1000)
 
 
 def measured(problem, seed, beta_max=8.0, n_temperatures=400, n_chains=64):
     betas = sigmoid(n_temperatures, beta_max, 8.0)
-    tuning = prerun(problem.target, betas, KERNEL, PRERUN)
+    tuning = tune(problem.target, betas, KERNEL, PRERUN, Groups())
     recorded = recorded_steps(n_temperatures, 20)
-    return formal_run(problem.target, betas, recorded, tuning, KERNEL, n_chains=n_chains, seed=seed)
+    return formal_run(problem.target, tuning, recorded, KERNEL, n_chains=n_chains, seed=seed)
 
 
 def in_standard_errors(curve, exact):
@@ -56,12 +57,12 @@ def test_closed_form_on_twenty_seeds():
     """
     problem = linear_problem(3, n_images=5)
     betas = sigmoid(300, 8.0, 8.0)
-    tuning = prerun(problem.target, betas, KERNEL, PRERUN)
+    tuning = tune(problem.target, betas, KERNEL, PRERUN, Groups())
     recorded = recorded_steps(300, 20)
     exact = problem.exact(betas[recorded])
     rates, standardised = [], []
     for seed in range(20):
-        curve = formal_run(problem.target, betas, recorded, tuning, KERNEL, n_chains=32, seed=seed + 10)
+        curve = formal_run(problem.target, tuning, recorded, KERNEL, n_chains=32, seed=seed + 10)
         assert max(in_standard_errors(curve, exact).values()) < 1.3 * threshold(1200)
         rates.append(curve.mean("rate"))
         standardised.append((rates[-1] - exact[0].mean(1)) / curve.standard_error("rate", "chains"))
@@ -108,8 +109,8 @@ def test_bound_direction():
     """log-mean-exp never lies above log Z on average: 50 images, a coarse schedule, so the bias is seen."""
     problem = linear_problem(4, n_images=50)
     betas = sigmoid(15, 20.0, 5.0)
-    tuning = prerun(problem.target, betas, KERNEL, PRERUN)
-    curve = formal_run(problem.target, betas, [14], tuning, KERNEL, n_chains=4, seed=11)
+    tuning = tune(problem.target, betas, KERNEL, PRERUN, Groups())
+    curve = formal_run(problem.target, tuning, [14], KERNEL, n_chains=4, seed=11)
     difference = (curve.log_z - problem.exact(curve.beta)[2])[0]
     assert difference.mean() < -5 * difference.std() / np.sqrt(50)
 
@@ -158,9 +159,9 @@ def test_bdmc_encloses_exact_log_z():
     steps = recorded_steps(200, 12)[1::2]
     target = problem.target
     simulated = simulate(target.prior, target.decoder, target.distortion, betas, steps, 40, seed=3)
-    tuning = prerun(simulated.target, betas, KERNEL, PRERUN)
+    tuning = tune(simulated.target, betas, KERNEL, PRERUN, Groups())
     table = tuning.step_sizes.clone()
-    result = bdmc(simulated, betas, tuning, KERNEL, n_chains=8, seed=21)
+    result = bdmc(simulated, tuning, KERNEL, n_chains=8, seed=21)
     assert torch.equal(tuning.step_sizes, table)  # frozen
     x = simulated.target.x.unflatten(0, (6, 40)).flip(0)
     exact = np.stack([problem.exact(beta[None], part)[2][0] for beta, part in zip(result.beta, x, strict=True)])
@@ -179,8 +180,8 @@ def test_bdmc_gap_shows_a_run_that_is_too_short():
     betas = sigmoid(8, 50.0, 4.0)
     target = problem.target
     simulated = simulate(target.prior, target.decoder, target.distortion, betas, [7], 40, seed=3)
-    tuning = prerun(simulated.target, betas, KERNEL, PRERUN)
-    result = bdmc(simulated, betas, tuning, KERNEL, n_chains=4, seed=21)
+    tuning = tune(simulated.target, betas, KERNEL, PRERUN, Groups())
+    result = bdmc(simulated, tuning, KERNEL, n_chains=4, seed=21)
     assert float(result.gap[0]) > 2
     assert float(result.gap[0]) > 5 * float(result.gap_se[0])
 
@@ -208,13 +209,14 @@ def test_error_bars_cover_the_truth():
 
 
 def test_estimate_on_two_chains_by_hand():
-    problem = linear_problem(3, n_images=1)
-    chains = start_from_prior(problem.target, 0, torch.arange(1), 2)
     log_weight = torch.tensor([[0.0], [np.log(3.0)]], dtype=DTYPE)
-    point = chains.state.point._replace(distortion=torch.tensor([[4.0], [8.0]], dtype=DTYPE))
-    result = estimate(chains._replace(log_weight=log_weight, state=chains.state._replace(point=point)), beta=2.0)
+    distortion, h = torch.tensor([[[4.0], [8.0]], [[1.0], [2.0]]], dtype=DTYPE)
+    result = estimate(log_weight, distortion, h, beta=2.0)
     assert float(result.log_z) == pytest.approx(np.log(2.0))
     assert float(result.distortion) == pytest.approx(7.0)
     assert float(result.rate) == pytest.approx(-np.log(2.0) - 14.0)
     assert float(result.ess) == pytest.approx(1 / (1 / 16 + 9 / 16))
+    assert float(result.distortion_variance) == pytest.approx(3.0)
+    assert float(result.distortion_cv) == pytest.approx(0.0)  # d = 4 h, and h has mean 0
+    assert float(result.rate_cv) == pytest.approx(-np.log(2.0))
     assert float(log_mean_exp(log_weight)) == pytest.approx(np.log(2.0))

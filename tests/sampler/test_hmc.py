@@ -9,7 +9,7 @@ from problems import DTYPE, curved_decoder, linear_problem, threshold
 from rdcurve.sampler.ais import start_at
 from rdcurve.sampler.distortion import GaussianNLL, SquaredError
 from rdcurve.sampler.hmc import Kernel, State, leapfrog, move
-from rdcurve.sampler.metric import gauss_newton, identity, metric_from
+from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
 from rdcurve.sampler.noise import StepNoise, step_noise
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.target import Target
@@ -22,9 +22,14 @@ def curved_target(n_images=2):
     return Target(standard_normal(2, DTYPE), curved_decoder, SquaredError(), x)
 
 
+def metric_from(matrix):
+    eigenvalues, eigenvectors = decompose(matrix)
+    return Metric((0.0,), eigenvalues[None], eigenvectors[None])
+
+
 def factor_of(target, seed):
     z = torch.randn(4, len(target.x), 2, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
-    return metric_from([0], [gauss_newton(target, z, pooled=False)]).factor(0, BETA, len(target.x))
+    return metric_from(gauss_newton(target, z, pooled=False)).factor(BETA, len(target.x))
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +87,7 @@ def test_a_proposal_that_is_not_a_number_is_rejected_and_counted():
     z = torch.full((400, 1, 2), 0.4, dtype=DTYPE)
     chains = start_at(target, z, 0, torch.arange(1))
     noise = step_noise(0, torch.arange(1), 400, 1, 2, DTYPE)
-    factor = identity(2, DTYPE).factor(0, BETA, 1)
+    factor = identity(2, DTYPE).factor(BETA, 1)
     state, transition = move(
         target, BETA, chains.state, noise, torch.tensor([0.3], dtype=DTYPE), factor, Kernel(2, 0.0, 0.0)
     )
@@ -114,10 +119,8 @@ def test_moves_leave_the_target_invariant(kernel, metric):
     z = mean + torch.randn(n, 1, 2, generator=generator, dtype=DTYPE) @ root.T
     images = torch.arange(1)
     state = State(target.at(z), torch.randn(n, 1, 2, generator=generator, dtype=DTYPE))
-    chosen = (
-        identity(2, DTYPE) if metric == "identity" else metric_from([0], [gauss_newton(target, z[:4], pooled=True)])
-    )
-    factor = chosen.factor(0, BETA, 1)
+    chosen = identity(2, DTYPE) if metric == "identity" else metric_from(gauss_newton(target, z[:4], pooled=True))
+    factor = chosen.factor(BETA, 1)
     # a step that is refused often: only then does the accept test matter
     size = torch.tensor([0.55 if metric == "identity" else 1.3], dtype=DTYPE)
     rates = []
@@ -137,7 +140,7 @@ def test_moves_leave_the_target_invariant(kernel, metric):
 def test_cached_values_are_those_of_the_position():
     target = curved_target()
     state = start_at(target, torch.zeros(5, 2, 2, dtype=DTYPE), 0, torch.arange(2)).state
-    factor = identity(2, DTYPE).factor(0, BETA, 2)
+    factor = identity(2, DTYPE).factor(BETA, 2)
     for step in range(5):
         noise = step_noise(1, torch.arange(2), 5, step, 2, DTYPE)
         state, _ = move(target, BETA, state, noise, torch.full((2,), 0.6, dtype=DTYPE), factor, Kernel(2))
@@ -171,8 +174,8 @@ def test_energies_of_a_float32_decoder_are_right_at_the_highest_beta():
     reconstruction = z @ weight.T
     exact = (reconstruction - x).double().square().sum(-1)  # the squares are float32, their sum is not
     assert torch.allclose(SquaredError()(x, reconstruction), exact, rtol=1e-8, atol=0)
-    noise = StepNoise(u, torch.zeros(200, 1, dtype=DTYPE), torch.full((200, 1), 0.5, dtype=DTYPE))
-    size, factor = torch.tensor([1e-4], dtype=DTYPE), identity(5, torch.float32).factor(0, beta, 1)
+    noise = StepNoise(u, torch.zeros(200, 1, dtype=DTYPE), *torch.full((2, 200, 1), 0.5, dtype=DTYPE))
+    size, factor = torch.tensor([1e-4], dtype=DTYPE), identity(5, torch.float32).factor(beta, 1)
     end, transition = move(target, beta, State(start, u), noise, size, factor, Kernel(1, 0.0, 0.0))
     moved = transition.accepted
     energy_error = (
@@ -202,8 +205,8 @@ def test_noise_is_used_where_it_says():
     target = curved_target()
     state = start_at(target, torch.zeros(5, 2, 2, dtype=DTYPE), 0, torch.arange(2)).state
     noise = step_noise(1, torch.arange(2), 5, 1, 2, DTYPE)
-    never = StepNoise(noise.normal, torch.ones_like(noise.accept), noise.jitter)
-    factor = identity(2, DTYPE).factor(0, BETA, 2)
+    never = StepNoise(noise.normal, torch.ones_like(noise.accept), noise.jitter, noise.ancestor)
+    factor = identity(2, DTYPE).factor(BETA, 2)
     after, transition = move(target, BETA, state, never, torch.full((2,), 0.6, dtype=DTYPE), factor, Kernel(2))
     assert not transition.accepted.any()
     assert torch.equal(after.point.z, state.point.z)

@@ -12,11 +12,12 @@ from problems import DTYPE, linear_problem
 import rdcurve
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError
+from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.checkpoint import Checkpoint, Interrupted, content_key
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
-from rdcurve.sampler.prerun import PrerunSettings, load_tuning, prerun, save_tuning
+from rdcurve.sampler.prerun import PrerunSettings, load_tuning, save_tuning, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
 
@@ -31,12 +32,12 @@ def problem():
 
 @pytest.fixture(scope="module")
 def tuning(problem):
-    return prerun(problem.target, BETAS, Kernel(), PrerunSettings(n_chains=2))
+    return tune(problem.target, BETAS, Kernel(), PrerunSettings(n_chains=2), Groups())
 
 
 def run(problem, tuning, **changes):
     arguments = {"n_chains": 5, "seed": 3, "facts": {"curve": "test"}} | changes
-    return formal_run(problem.target, BETAS, RECORDED, tuning, Kernel(), **arguments)
+    return formal_run(problem.target, tuning, RECORDED, Kernel(), **arguments)
 
 
 def same(a, b):
@@ -107,8 +108,8 @@ def test_damaged_state_is_never_used(problem, tuning, tmp_path, damage):
             data[len(data) // 2] ^= 1
         (folder / name).write_bytes({"flip": data, "cut": data[:-100], "empty": b""}[damage])
         if name == "state":  # then the generation before it serves
-            assert Checkpoint(tmp_path, folder.name).load() is not None
-    assert Checkpoint(tmp_path, folder.name).load() is None
+            assert Checkpoint(tmp_path, folder.name)._load()
+    assert not Checkpoint(tmp_path, folder.name)._load()
     assert same(run(problem, tuning), run(problem, tuning, state_folder=tmp_path))
 
 
@@ -146,8 +147,10 @@ def test_a_changed_decoder_or_tuning_is_another_run(problem, tuning, tmp_path):
 
 def test_tuning_file_round_trip(problem, tuning, tmp_path):
     save_tuning(tmp_path / "t", tuning, {"curve": "test"})
-    loaded = load_tuning(tmp_path / "t", DTYPE)
-    assert torch.allclose(loaded.step_sizes, tuning.step_sizes, rtol=1e-6)
+    loaded, facts = load_tuning(tmp_path / "t", DTYPE)
+    assert facts["curve"] == "test"
+    assert torch.equal(loaded.betas, tuning.betas)
+    assert torch.allclose(loaded.step_sizes.double(), tuning.step_sizes, rtol=1e-6)
     assert loaded.metric.starts == tuning.metric.starts
     save_tuning(tmp_path / "again", loaded, {"curve": "test"})
     assert (tmp_path / "again").read_bytes() == (tmp_path / "t").read_bytes()

@@ -1,7 +1,7 @@
 """
 REQUIRED INPUTS: results/data/{dataset}/
                  results/decoders/{model}.safetensors
-OUTPUTS: results/step_sizes/{curve}.safetensors, step sizes and metric, learned
+OUTPUTS: results/step_sizes/{curve}.safetensors, schedule, step sizes and metric, learned
          results/curves/{curve}.{safetensors,csv,json}, the curve per image, its means, its largest errors
          results/bdmc/{curve}.{csv,json}, bounds from both sides, the largest gap
          results/exact/{curve}.{safetensors,json}, closed form of a linear decoder, largest differences
@@ -13,7 +13,7 @@ localrules:
 
 
 rule prerun:
-    """Learning step sizes and metric of {wildcards.curve}"""
+    """Learning schedule, step sizes and metric of {wildcards.curve}"""
     input:
         data=dataset_of,
         decoder=model_of,
@@ -66,6 +66,7 @@ rule bdmc:
     input:
         data=dataset_of,
         decoder=model_of,
+        step_sizes="results/step_sizes/{curve}.safetensors",
         key=fresh("bdmc@{curve}"),
     output:
         points="results/bdmc/{curve}.csv",

@@ -12,12 +12,14 @@ from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.prerun import load_tuning
+from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
-    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    tuning, learned = load_tuning(args.step_sizes, loaded.dtype, target.x.device)
     settings = section(params, "ais", args.name)
 
     def save(curve: RDCurve) -> None:
@@ -30,16 +32,17 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         curve.save(args.output)
 
     curve = formal_run(
-        problem.target,
-        problem.betas,
-        problem.recorded,
-        load_tuning(args.step_sizes, problem.loaded.dtype, problem.target.x.device),
-        problem.kernel,
+        target,
+        tuning,
+        recorded_steps(len(tuning.betas), entry["n_recorded"]),
+        kernel,
         n_chains=settings["n_chains"],
         seed=settings["seed"],
+        groups=groups,
         state_folder=args.state,
         save_every=args.save_every,
-        facts={"curve": args.name, "settings": entry, "sampler": sampler},
+        time_limit=args.time_limit,
+        facts={"curve": args.name, "settings": entry, "sampler": sampler, "prerun": learned},
         save=save,
         progress=Progress(f"ais {args.name}"),
     )

@@ -13,22 +13,20 @@ from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
-from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.prerun import PrerunSettings, prerun
+from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
+from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.measure import run_key
+from rdcurve.sampler.prerun import PrerunSettings, load_tuning, tune
+from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
-    problem = build(
-        args.decoder,
-        args.data,
-        params["curves"][args.name],
-        section(params, "sampler", args.name),
-        resolve(args.device),
-    )
-    settings = section(params, "bdmc", args.name)
-    target, betas = problem.target, problem.betas
-    steps = spread(problem.recorded, betas, settings["n_betas"])
+    entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
+    target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
+    betas = load_tuning(args.step_sizes, loaded.dtype, target.x.device)[0].betas
+    steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
     simulated = simulate(
         target.prior,
         target.decoder,
@@ -39,30 +37,26 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         settings["seed"],
         target.x.device,
     )
-    total, show = 3 * steps[-1], Progress(f"bdmc {args.name}")
-    tuning = prerun(
-        simulated.target,
-        betas,
-        problem.kernel,
-        PrerunSettings(**section(params, "prerun", args.name)),
-        progress=lambda done, _: show(done, total),
-    )
-    done = steps[-1]
+    show = Progress(f"bdmc {args.name}")
+    key = run_key(simulated.target, None, betas=betas, sampler=sampler, prerun=prerun, bdmc=settings, steps=steps)
+    with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
+        prerun_settings = PrerunSettings(**prerun)
+        tuning = tune(simulated.target, betas, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=show)
+        result = bdmc(
+            simulated,
+            tuning,
+            kernel,
+            n_chains=settings["n_chains"],
+            seed=settings["seed"],
+            groups=groups,
+            checkpoint=checkpoint,
+            progress=show,
+        )
+        _save(args, result)
+        checkpoint.remove()
 
-    def progress(steps: int) -> None:
-        nonlocal done
-        done += steps
-        show(done, total)
 
-    result = bdmc(
-        simulated,
-        betas,
-        tuning,
-        problem.kernel,
-        n_chains=settings["n_chains"],
-        seed=settings["seed"],
-        progress=progress,
-    )
+def _save(args: argparse.Namespace, result: BDMCGap) -> None:
     points = pd.DataFrame(
         {
             "beta": result.beta.numpy(),

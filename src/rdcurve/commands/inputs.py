@@ -1,4 +1,4 @@
-"""Build what prerun, ais and bdmc share from settings and files: target, schedule, kernel."""
+"""Build what prerun, ais and bdmc share from settings and files: target, kernel, groups."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from rdcurve.data.load import images
 from rdcurve.files import FileError
 from rdcurve.models.checkpoint import LoadedDecoder, load_decoder
+from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prior import PRIORS
-from rdcurve.sampler.schedule import recorded_steps, sigmoid
 from rdcurve.sampler.target import Target
 
 __all__ = ["Problem", "build"]
@@ -24,9 +23,8 @@ class Problem(NamedTuple):
     """A curve to measure."""
 
     target: Target
-    betas: Tensor
-    recorded: list[int]
     kernel: Kernel
+    groups: Groups
     loaded: LoadedDecoder
 
 
@@ -53,6 +51,5 @@ def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, A
         target.check(loaded.latent_dim)
     except (TypeError, ValueError) as error:
         raise FileError(f"{decoder}: cannot be measured: {error}") from error
-    betas = sigmoid(curve["n_temperatures"], curve["beta_max"], sampler["sharpness"])
     kernel = Kernel(sampler["n_leapfrog"], sampler["jitter"], sampler["persistence"])
-    return Problem(target, betas, recorded_steps(len(betas), curve["n_recorded"]), kernel, loaded)
+    return Problem(target, kernel, Groups(sampler["group_size"], sampler["resample_below"]), loaded)

@@ -1,31 +1,60 @@
-"""rdcurve prerun: learn the HMC step sizes and the metric of a curve."""
+"""rdcurve prerun: learn schedule, HMC step sizes and metric of a curve; choose its size where a gap is asked for."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
-from rdcurve.sampler.prerun import PrerunSettings, prerun, save_tuning
+from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.measure import run_key
+from rdcurve.sampler.prerun import PrerunSettings, learn, save_tuning, tune
+from rdcurve.sampler.schedule import sigmoid
+from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.settings import section
+
+logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
-    problem = build(
-        args.decoder,
-        args.data,
-        params["curves"][args.name],
-        section(params, "sampler", args.name),
-        resolve(args.device),
-    )
-    settings = PrerunSettings(**section(params, "prerun", args.name))
-    tuning = prerun(problem.target, problem.betas, problem.kernel, settings, progress=Progress(f"prerun {args.name}"))
-    args.guard.check()
-    save_tuning(args.output, tuning, {"curve": args.name})
-    table = tuning.step_sizes
-    print(
-        f"{args.name}: step sizes for {table.shape[0] - 1} steps and {table.shape[1]} images, "
-        f"{float(table.min()):.3g} to {float(table.max()):.3g}"
-    )
+    entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
+    target, kernel, groups, _ = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    values = section(params, "prerun", args.name)
+    settings, show = PrerunSettings(**values), Progress(f"prerun {args.name}")
+    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values)
+    with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
+        facts: dict[str, Any] = {"curve": args.name}
+        if settings.schedule == "sigmoid":
+            betas = sigmoid(entry["n_temperatures"], entry["beta_max"], settings.sharpness)
+            tuning = tune(target, betas, kernel, settings, groups, checkpoint=checkpoint, progress=show)
+        else:
+            learned = learn(target, entry["beta_max"], kernel, settings, groups, checkpoint=checkpoint, progress=show)
+            facts["length"] = learned.length
+            n = entry.get("n_temperatures")
+            if n is None:
+                size = size_for_gap(
+                    target,
+                    learned,
+                    kernel,
+                    settings,
+                    groups,
+                    gap=entry["gap"],
+                    n_recorded=entry["n_recorded"],
+                    checkpoint=checkpoint,
+                )
+                n = size.n_temperatures
+                facts |= {"gap": entry["gap"], "reached": size.reached, "trials": [t._asdict() for t in size.trials]}
+                if not size.reached:
+                    logger.warning(
+                        "the gap of %s nats is not reached with prerun.max_temperatures = %d (%.2f nats there)",
+                        entry["gap"], settings.max_temperatures, size.trials[-1].gap,
+                    )  # fmt: skip
+            tuning = learned.at_length(n)
+        args.guard.check()
+        save_tuning(args.output, tuning, facts)
+        checkpoint.remove()
+    low, high = float(tuning.step_sizes.min()), float(tuning.step_sizes.max())
+    print(f"{args.name}: {len(tuning.betas)} temperatures; step sizes {low:.3g} to {high:.3g}")

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: one loop for the prerun, the formal run and the reverse chain.
+"""Annealed importance sampling: one loop for the prerun, the formal run and both directions.
 
 Along betas b_0, b_1, ..., b_T each chain repeats, for j = 1 .. T (Neal 2001; the paper's equations 1 to 4)
 
@@ -7,10 +7,16 @@ Along betas b_0, b_1, ..., b_T each chain repeats, for j = 1 .. T (Neal 2001; th
 Started at exact samples of q_{b_0}, E[w] = Z(b_j) / Z(b_0) at every j, for any frozen step sizes and metric. From the
 prior b_0 = 0 and Z(0) = 1, so log-mean-exp of log w is a stochastic lower bound on log Z(b_j); walking the schedule
 backwards from an exact sample of q_{beta_max} it is minus a stochastic upper bound.
+
+Chains may form groups that resample (sequential Monte Carlo; Del Moral, Doucet, Jasra 2006): where the weights of a
+group have become unequal, its chains copy one another by weight, and each gets the mean weight of the group. The mean
+weight stays unbiased, at every beta. Groups never mix, so they are independent and give the error bars.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,9 +27,39 @@ from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import StepSizes
-from rdcurve.sampler.target import Point, Target
+from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
-__all__ = ["Chains", "Estimate", "advance", "estimate", "log_mean_exp", "start_at", "start_from_prior"]
+__all__ = [
+    "Chains",
+    "Groups",
+    "Tuning",
+    "advance",
+    "group_log_mean_exp",
+    "log_mean_exp",
+    "pin",
+    "resample",
+    "start_at",
+    "start_from_prior",
+]
+
+
+class Groups(NamedTuple):
+    """How the chains of an image are grouped. Size 1 is plain AIS."""
+
+    size: int = 1  # chains per group; chains g size .. (g + 1) size - 1 are group g
+    resample_below: float = 0.5  # a group resamples when its effective sample size falls below this share of its size
+
+
+class Tuning(NamedTuple):
+    """What a formal run replays, learned by a prerun and frozen."""
+
+    betas: Tensor  # [T + 1] float64, from 0 to beta_max
+    step_sizes: Tensor  # [T + 1, N] or [T + 1, C, N] float64, by schedule index
+    metric: Metric
+
+    def select(self, images: slice | Tensor) -> Tuning:
+        """The tuning of some of the images."""
+        return self._replace(step_sizes=self.step_sizes[..., images], metric=self.metric.select(images))
 
 
 class Chains(NamedTuple):
@@ -37,20 +73,15 @@ class Chains(NamedTuple):
 
     def select(self, images: slice | Tensor) -> Chains:
         """The chains of some of the images."""
-        point = Point(*(value[:, images] for value in self.state.point))
-        state = State(point, self.state.momentum[:, images])
-        return self._replace(state=state, log_weight=self.log_weight[:, images], acceptance=self.acceptance[images])
-
-    def join(self, other: Chains) -> Chains:
-        """These chains and those of other images, at the same step."""
-        if (self.step, self.n_moves) != (other.step, other.n_moves):
-            raise ValueError(f"chains at step {self.step} cannot be joined to chains at step {other.step}")
-        point = Point(*(torch.cat(pair, 1) for pair in zip(self.state.point, other.state.point, strict=True)))
-        state = State(point, torch.cat([self.state.momentum, other.state.momentum], 1))
-        log_weight = torch.cat([self.log_weight, other.log_weight], 1)
         return self._replace(
-            state=state, log_weight=log_weight, acceptance=torch.cat([self.acceptance, other.acceptance])
+            state=self.state.map(lambda value: value[:, images]),
+            log_weight=self.log_weight[:, images],
+            acceptance=self.acceptance[images],
         )
+
+    def recount(self) -> Chains:
+        """The same, with the acceptance rate counted anew."""
+        return self._replace(acceptance=torch.zeros_like(self.acceptance), n_moves=0)
 
 
 def start_from_prior(target: Target, seed: int, images: Tensor, n_chains: int) -> Chains:
@@ -59,11 +90,19 @@ def start_from_prior(target: Target, seed: int, images: Tensor, n_chains: int) -
 
 
 def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0) -> Chains:
-    """Chains at given codes z [C, N, latent], exact samples of the run's first target."""
+    """Chains at given codes z [C, N, latent], exact samples of the run's first target.
+
+    Raises:
+        ValueError: the distortion or the prior is not finite there; names the images.
+    """
     # an energy in TF32 is wrong by 10 nats at beta = 36,000, and convolutions use it unless told not to
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     momentum = step_noise(seed, images, z.shape[0], step, z.shape[2], z.dtype).normal
-    point = target.at(z)
+    with one_thread_per_tile():
+        point = target.at(z)
+    bad = ~(point.distortion.isfinite() & point.log_prior.isfinite()).all(0)
+    if bad.any():
+        raise ValueError(f"the distortion is not finite at the first codes, for images {images[bad].tolist()}")
     return Chains(
         step,
         State(point, momentum),
@@ -84,7 +123,10 @@ def advance(
     seed: int,
     images: Tensor,
     until: int,
+    groups: Groups = Groups(),
     reverse: bool = False,
+    pinned: Callable[[int], State] | None = None,
+    after_step: Callable[[Chains], None] = lambda chains: None,
 ) -> Chains:
     """Carry the chains on to annealing step `until`.
 
@@ -93,74 +135,95 @@ def advance(
         betas: [T + 1] float64, the whole schedule, increasing.
         chains: where the run stands, `chains.step <= until <= T`.
         step_sizes: by schedule index; of a wider table the first N columns are used.
-        metric: by schedule index, likewise.
+        metric: by beta, likewise.
         kernel: settings of the moves.
         seed: of the noise, keyed by (seed, image, chain, step).
         images: [N] int64, the identity of each image.
         until: the step to reach.
+        groups: chains that resample among themselves.
         reverse: walk the schedule from beta_T to beta_0; step j is then schedule index T - j.
+        pinned: conditional run: the first chain of every group follows a given path, (step) -> State [G, N].
+        after_step: called with the chains after every step; may raise to stop the run.
 
     Returns:
         The chains at `until`. The result does not depend on how a run is cut into calls.
     """
     n_chains, n_images, latent_dim = chains.state.momentum.shape
-    _, state, log_weight, acceptance, n_moves = chains
     steps = range(chains.step, until + 1)
     indices = [len(betas) - 1 - step for step in steps] if reverse else list(steps)
     ladder = betas[indices].tolist()
-    for step, index, before, beta in zip(steps[1:], indices[1:], ladder[:-1], ladder[1:], strict=True):
-        log_weight = log_weight - (beta - before) * state.point.distortion
-        noise = step_noise(seed, images, n_chains, step, latent_dim, state.momentum.dtype)
-        factor = metric.factor(index, beta, n_images)
-        state, transition = move(target, beta, state, noise, step_sizes[index][:n_images], factor, kernel)
-        step_sizes.observe(index, transition)
-        acceptance = acceptance + transition.acceptance_rate.mean(0)
-        n_moves += 1
-    return Chains(until, state, log_weight, acceptance, n_moves)
+    with one_thread_per_tile():
+        for step, index, before, beta in zip(steps[1:], indices[1:], ladder[:-1], ladder[1:], strict=True):
+            log_weight = chains.log_weight - (beta - before) * chains.state.point.distortion
+            noise = step_noise(seed, images, n_chains, step, latent_dim, chains.state.momentum.dtype)
+            state, log_weight = resample(chains.state, log_weight, noise.ancestor, groups, pinned is not None)
+            factor = metric.factor(beta, n_images)
+            state, transition = move(target, beta, state, noise, step_sizes[index][..., :n_images], factor, kernel)
+            if pinned is not None:
+                state = pin(state, pinned(step), groups.size)
+            step_sizes.observe(index, transition)
+            acceptance = chains.acceptance + transition.acceptance_rate.mean(0)
+            chains = Chains(step, state, log_weight, acceptance, chains.n_moves + 1)
+            after_step(chains)
+    return chains
 
 
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """Log of the mean weight over the chains, [C, N] -> [N]."""
-    return log_weight.logsumexp(0) - torch.tensor(float(len(log_weight)), dtype=torch.float64).log()
+def resample(
+    state: State, log_weight: Tensor, uniform: Tensor, groups: Groups, keep_first: bool = False
+) -> tuple[State, Tensor]:
+    """Multinomial resampling of the groups whose effective sample size is low.
 
+    Args:
+        state: chains [C, N].
+        log_weight: [C, N].
+        uniform: [C, N], one random number per chain.
+        groups: sizes and threshold.
+        keep_first: the first chain of a group is never replaced (conditional SMC; Andrieu, Doucet, Holenstein 2010).
 
-class Estimate(NamedTuple):
-    """What the weighted chains say at one beta, each [N] float64; `_se` are standard errors over the chains."""
-
-    log_z: Tensor  # log-mean-exp of the weights, a stochastic lower bound on log Z(beta)
-    distortion: Tensor  # D, weighted mean of d
-    rate: Tensor  # R = -log Z - beta D, in nats
-    log_z_se: Tensor
-    distortion_se: Tensor
-    rate_se: Tensor
-    ess: Tensor  # effective sample size, 1 / sum W^2, between 1 and C
-    acceptance: Tensor  # mean acceptance rate of the moves since the last estimate
-
-
-def estimate(chains: Chains, beta: float) -> Estimate:
-    """Log Z, distortion and rate of each image at `beta`, with jackknife standard errors over the C chains.
-
-    The jackknife leaves out one chain at a time and recomputes all three together, because the noise of R is mostly
-    that of beta D and is correlated with that of log Z.
+    Returns:
+        State and log weights [C, N] after; log-mean-exp of every group is unchanged.
     """
-    log_weight, distortion = chains.log_weight, chains.state.point.distortion
+    if groups.size == 1:
+        return state, log_weight
+    grouped = log_weight.unflatten(0, (-1, groups.size))  # [G, K, N]
+    share = grouped.softmax(1)
+    low = share.square().sum(1, keepdim=True) * (groups.size * groups.resample_below) > 1  # [G, 1, N]
+    if not low.any():
+        return state, log_weight
+    drawn = uniform.unflatten(0, (-1, groups.size))
+    ancestor = (drawn[:, :, None] > share.cumsum(1)[:, None]).sum(2).clamp(max=groups.size - 1)  # [G, K, N]
+    itself = torch.arange(groups.size, device=ancestor.device)[:, None]
+    ancestor = torch.where(low, ancestor, itself)
+    if keep_first:
+        ancestor[:, 0] = 0
+    first = torch.arange(0, len(log_weight), groups.size, device=ancestor.device)[:, None, None]
+    ancestor = (ancestor + first).flatten(0, 1)  # [C, N]
 
-    def summarise(log_weight: Tensor, distortion: Tensor, n: int) -> Tensor:
-        log_z = log_weight.logsumexp(0) - torch.tensor(float(n), dtype=torch.float64).log()
-        d = (log_weight.softmax(0) * distortion).sum(0)
-        return torch.stack([log_z, d, -log_z - beta * d])
+    def copy(value: Tensor) -> Tensor:
+        index = ancestor if value.ndim == 2 else ancestor[..., None].expand_as(value)
+        return value.gather(0, index)
 
-    n_chains = len(log_weight)
-    log_z, d, rate = summarise(log_weight, distortion, n_chains)
-    if n_chains > 1:
-        left_out = torch.eye(n_chains, dtype=torch.bool, device=log_weight.device)[:, :, None]
-        leave_one_out = summarise(
-            log_weight[:, None].masked_fill(left_out, -torch.inf), distortion[:, None], n_chains - 1
-        )  # [3, C, N]
-        spread = leave_one_out - leave_one_out.mean(1, keepdim=True)
-        errors = ((n_chains - 1) / n_chains * spread.square().sum(1)).sqrt()
-    else:
-        errors = torch.full_like(torch.stack([log_z, d, rate]), torch.nan)
-    ess = 1 / log_weight.softmax(0).square().sum(0)
-    acceptance = chains.acceptance / max(chains.n_moves, 1)
-    return Estimate(log_z, d, rate, *errors, ess, acceptance)
+    mean = group_log_mean_exp(log_weight, groups.size)[:, None].expand_as(grouped)
+    return state.map(copy), torch.where(low, mean, grouped).flatten(0, 1)
+
+
+def pin(state: State, path: State, size: int) -> State:
+    """`state` with the first chain of every group put where the path is."""
+
+    def put(value: Tensor, pinned: Tensor) -> Tensor:
+        value = value.clone()
+        value[::size] = pinned
+        return value
+
+    point = Point(*(put(*pair) for pair in zip(state.point, path.point, strict=True)))
+    return State(point, put(state.momentum, path.momentum))
+
+
+def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:
+    """Log of the mean weight over the chains, [C, N] -> [N]."""
+    return log_weight.logsumexp(dim) - math.log(log_weight.shape[dim])
+
+
+def group_log_mean_exp(log_weight: Tensor, size: int) -> Tensor:
+    """Log of the mean weight of every group, [C, N] -> [G, N]."""
+    return log_mean_exp(log_weight.unflatten(0, (-1, size)), 1)

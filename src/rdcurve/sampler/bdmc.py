@@ -5,6 +5,12 @@ AIS 0 -> beta_k bounds log Z(beta_k) from below, reverse AIS beta_k -> 0 from th
 (Grosse, Ghahramani, Adams 2015; the paper's section 2.2). Their difference, the BDMC gap in nats, bounds the error of
 either.
 
+The upper bound of a group of K chains: one chain walks from z back to beta = 0 by the time reversal of the forward
+moves, and the path that it leaves behind becomes one of K chains of a forward run, the others being drawn from the
+prior. Then E[1 / Z_hat] = 1 / Z for the mean weight Z_hat of the group, with resampling (conditional SMC; Andrieu,
+Doucet, Holenstein 2010) as without (Brekelmans et al. 2022). A group of one chain is the reverse chain alone, as
+published: its weight needs the distortions along the path, and no forward run.
+
 All betas are served by one sweep in each direction: an image simulated at beta_k leaves the forward sweep there, and
 enters the reverse one there.
 """
@@ -13,18 +19,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rdcurve.sampler.ais import Chains, advance, log_mean_exp, start_at, start_from_prior
-from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.noise import seed_of
-from rdcurve.sampler.prerun import Tuning
+from rdcurve.sampler.ais import (
+    Chains,
+    Groups,
+    Tuning,
+    advance,
+    group_log_mean_exp,
+    log_mean_exp,
+    pin,
+    start_at,
+    start_from_prior,
+)
+from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.hmc import Kernel, State, refresh, trajectory
+from rdcurve.sampler.noise import seed_of, step_noise
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import Frozen
-from rdcurve.sampler.target import Target
+from rdcurve.sampler.target import Target, one_thread_per_tile
 from rdcurve.types import Decoder, SamplableDistortion
 
 __all__ = ["BDMCGap", "Simulated", "bdmc", "simulate"]
@@ -46,7 +63,7 @@ class BDMCGap:
 
     beta: Tensor  # [K]
     lower: Tensor  # [K, n], forward log-mean-exp
-    upper: Tensor  # [K, n], minus the reverse log-mean-exp
+    upper: Tensor  # [K, n], minus log-mean of 1 / Z_hat over the groups of the conditional run
     acceptance: Tensor  # [K], of the forward sweep, mean over chains, images and moves
 
     @property
@@ -96,104 +113,199 @@ def simulate(
 
 def bdmc(
     simulated: Simulated,
-    betas: Tensor,
     tuning: Tuning,
     kernel: Kernel,
     *,
     n_chains: int,
     seed: int,
-    progress: Callable[[int], None] = lambda steps: None,
+    groups: Groups = Groups(),
+    checkpoint: Checkpoint | None = None,
+    phase: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BDMCGap:
-    """Forward and reverse AIS on simulated data.
+    """Bounds from both sides on simulated data.
 
     Args:
         simulated: data with exact codes.
-        betas: [T + 1], the schedule of the formal run.
-        tuning: step sizes and metric for the simulated images, learned without looking at the exact codes.
+        tuning: the schedule of the formal run; step sizes and metric for the simulated images, learned without looking
+            at the exact codes.
         kernel: settings of the moves.
         n_chains: C, of each direction.
         seed: another one than that of the simulation and of the prerun.
-        progress: called with the number of annealing steps done.
+        groups: chains that resample among themselves; their size divides C.
+        checkpoint: keeps the state.
+        phase: prefix of the names of the phases, where a run has several of these.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        ValueError: n_chains is not a multiple of the group size.
     """
-    forward = _forward(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "forward"), progress)
-    reverse = _reverse(simulated, betas, tuning, kernel, n_chains, seed_of(seed, "reverse"), progress)
-    lower, upper = (torch.stack([log_mean_exp(chains.log_weight) for chains in runs]) for runs in (forward, reverse))
-    acceptance = torch.stack([chains.acceptance.mean() / max(chains.n_moves, 1) for chains in forward])
-    order = torch.tensor(simulated.steps).flip(0)
-    return BDMCGap(betas.cpu()[order], lower.flip(0).cpu(), -upper.flip(0).cpu(), acceptance.flip(0).cpu())
+    if n_chains < 1 or n_chains % groups.size:
+        raise ValueError(f"n_chains must be a multiple of the group size {groups.size}, not {n_chains}")
+    checkpoint = Checkpoint(None) if checkpoint is None else checkpoint
+    n_steps, n_sweeps = simulated.steps[0], 2 if groups.size == 1 else 3
+
+    def show(sweep: int) -> Callable[[int], None]:
+        return lambda step: progress(sweep * n_steps + step, n_sweeps * n_steps)
+
+    seeds = [seed_of(seed, name) for name in ("forward", "reverse", "conditional")]
+    forward = _forward(simulated, tuning, kernel, n_chains, groups, seeds[0], checkpoint, f"{phase}forward", show(0))
+    path = _reverse(
+        simulated, tuning, kernel, n_chains // groups.size, groups, seeds[1], checkpoint, f"{phase}reverse", show(1)
+    )
+    if groups.size == 1:
+        upper = -log_mean_exp(path.work)
+    else:
+        conditional = _forward(
+            simulated, tuning, kernel, n_chains, groups, seeds[2], checkpoint, f"{phase}conditional", show(2), path
+        )
+        upper = -log_mean_exp(-group_log_mean_exp(conditional.log_weight, groups.size))
+    n, order = simulated.n_images, torch.tensor(simulated.steps).flip(0)
+
+    def by_beta(values: Tensor) -> Tensor:
+        return values.unflatten(0, (-1, n)).flip(0).cpu()  # images come in order of decreasing beta
+
+    return BDMCGap(
+        tuning.betas.cpu()[order],
+        by_beta(log_mean_exp(forward.log_weight)),
+        by_beta(upper),
+        by_beta(forward.acceptance).mean(1),
+    )
+
+
+class _Forward(NamedTuple):
+    """Where a forward sweep stands. Images that have arrived stay in `log_weight`, and leave the chains."""
+
+    chains: Chains  # of the images under way, the first ones
+    log_weight: Tensor  # [C, K n] at arrival
+    acceptance: Tensor  # [K n] mean rate at arrival
+
+
+class _Path(NamedTuple):
+    """Where the reverse sweep stands, and the path behind it, by schedule index from 0."""
+
+    done: int  # steps
+    state: State  # [G, K n], moved back as far as the sweep has come
+    work: Tensor  # [G, K n] sum of (b_j - b_{j-1}) d(z_{j-1}): minus the log weight of the path
+    z: Tensor  # [S + 1, G, K n, latent]; empty for groups of one, whose path is not walked again
+    momentum: Tensor
 
 
 def _forward(
     simulated: Simulated,
-    betas: Tensor,
     tuning: Tuning,
     kernel: Kernel,
     n_chains: int,
+    groups: Groups,
     seed: int,
+    checkpoint: Checkpoint,
+    phase: str,
     progress: Callable[[int], None],
-) -> list[Chains]:
-    """The chains of each beta when they arrive there, in the order of `simulated.steps`."""
-    n = simulated.n_images
-    images = torch.arange(len(simulated.z), device=simulated.z.device)
+    path: _Path | None = None,
+) -> _Forward:
+    """Up from the prior; the first chain of every group on the given path, if there is one."""
+    n, n_images = simulated.n_images, len(simulated.z)
+    images = torch.arange(n_images, device=simulated.z.device)
+    chains = start_from_prior(simulated.target, seed, images, n_chains)
+
+    def pinned(step: int) -> State:
+        assert path is not None
+        n_here = len(target.x)
+        return State(target.at(path.z[step][:, :n_here]), path.momentum[step][:, :n_here])
+
     target = simulated.target
-    chains = start_from_prior(target, seed, images, n_chains)
-    arrived = []
-    for step in reversed(simulated.steps):  # increasing; those that arrive are the last n images
-        before = chains.step
+    if path is not None:
+        chains = chains._replace(state=pin(chains.state, pinned(0), groups.size))
+    start = _Forward(chains, torch.zeros_like(chains.log_weight), torch.zeros_like(chains.acceptance))
+    chains, log_weight, acceptance = checkpoint.resume(phase, start)
+
+    def after_step(now: Chains) -> None:
+        progress(now.step)
+        if now.step != step:
+            checkpoint.offer(phase, _Forward(now, log_weight, acceptance))
+
+    for k, step in enumerate(reversed(simulated.steps)):  # increasing; those that arrive are the last n images
+        n_left = n_images - n * (k + 1)
+        if chains.step >= step:
+            continue
+        target = simulated.target.select(slice(0, n_left + n))
         chains = advance(
             target,
-            betas,
+            tuning.betas,
             chains,
             Frozen(tuning.step_sizes),
             tuning.metric,
             kernel,
             seed=seed,
-            images=images,
+            images=images[: n_left + n],
             until=step,
+            groups=groups,
+            pinned=None if path is None else pinned,
+            after_step=after_step,
         )
-        progress(step - before)
-        arrived.append(chains.select(slice(len(images) - n, None)))
-        images, chains = images[:-n], chains.select(slice(0, len(images) - n))
-        target = target.select(slice(0, len(images)))
-    return arrived[::-1]
+        log_weight[:, n_left : n_left + n] = chains.log_weight[:, n_left:]
+        acceptance[n_left : n_left + n] = chains.acceptance[n_left:] / chains.n_moves
+        chains = chains.select(slice(0, n_left))
+        checkpoint.offer(phase, _Forward(chains, log_weight, acceptance))
+    return _Forward(chains, log_weight, acceptance)
 
 
 def _reverse(
     simulated: Simulated,
-    betas: Tensor,
     tuning: Tuning,
     kernel: Kernel,
-    n_chains: int,
+    n_groups: int,
+    groups: Groups,
     seed: int,
+    checkpoint: Checkpoint,
+    phase: str,
     progress: Callable[[int], None],
-) -> list[Chains]:
-    """The chains of each beta when they arrive at beta = 0, in the order of `simulated.steps`."""
-    n, last = simulated.n_images, len(betas) - 1
-    chains = None
-    for k, step in enumerate(simulated.steps):  # decreasing: step `last - step` of the reversed schedule
-        entering = torch.arange(k * n, (k + 1) * n, device=simulated.z.device)
-        present = slice(0, (k + 1) * n)
-        z = simulated.z[entering].expand(n_chains, -1, -1).contiguous()
-        new = start_at(simulated.target.select(entering), z, seed, entering, step=last - step)
-        # chains share one count of moves; that of the reverse sweep starts anew here and is not reported
-        chains = new if chains is None else _recount(chains).join(new)
-        until = last - (simulated.steps[k + 1] if k + 1 < len(simulated.steps) else 0)
-        chains = advance(
-            simulated.target.select(present),
-            betas,
-            chains,
-            Frozen(tuning.step_sizes),
-            tuning.metric,
-            kernel,
-            seed=seed,
-            images=torch.arange((k + 1) * n, device=simulated.z.device),
-            until=until,
-            reverse=True,
-        )
-        progress(until - (last - step))
-    assert chains is not None
-    return [chains.select(slice(k * n, (k + 1) * n)) for k in range(len(simulated.steps))]
+) -> _Path:
+    """Down from the exact codes, by the time reversal of the forward moves.
+
+    The forward move at b_j is M R, refreshment and then a trajectory. With F the flip of the momentum, R is its own
+    reversal and that of M is F M F, so that the reversal is R F M F. In terms of the flipped momentum v = -u, which is
+    what runs below, it is R M: a trajectory, then a refreshment.
+    """
+    n, target, n_images, latent_dim = simulated.n_images, simulated.target, *simulated.z.shape
+    images, last = torch.arange(n_images, device=simulated.z.device), simulated.steps[0]
+    chains = start_at(target, simulated.z.expand(n_groups, -1, -1).contiguous(), seed, images)
+    length = last + 1 if groups.size > 1 else 0
+    z = torch.zeros(length, n_groups, n_images, latent_dim, dtype=simulated.z.dtype, device=simulated.z.device)
+    start = _Path(0, chains.state, torch.zeros_like(chains.log_weight), z, torch.zeros_like(z))
+    done, state, work, z, momentum = checkpoint.resume(phase, start)
+    ladder, metric = tuning.betas.tolist(), tuning.metric
+
+    def note(index: int, here: slice) -> None:
+        if length:
+            z[index][:, here], momentum[index][:, here] = state.point.z[:, here], -state.momentum[:, here]
+
+    if done == 0:
+        for k, step in enumerate(simulated.steps):
+            note(step, slice(k * n, (k + 1) * n))
+    with one_thread_per_tile():
+        for index in range(last - done, 0, -1):
+            # images come in order of decreasing beta: the first ones are those that have entered
+            here = slice(0, n * sum(step >= index for step in simulated.steps))
+            noise = step_noise(seed, images[here], n_groups, index, latent_dim, z.dtype)
+            part = state.map(lambda value, here=here: value[:, here])  # type: ignore[misc]
+            sizes = tuning.step_sizes[index].double()[..., here]
+            sizes = sizes[:n_groups] if sizes.ndim == 2 else sizes
+            factor = metric.factor(ladder[index], len(images[here]))
+            part, _ = trajectory(target.select(here), ladder[index], part, noise, sizes, factor, kernel)
+            part = part._replace(momentum=refresh(part.momentum, noise, kernel))
+            work = work.clone()
+            work[:, here] += (ladder[index] - ladder[index - 1]) * part.point.distortion
+            state = _put(state, part, here)
+            note(index - 1, here)
+            done = last - index + 1
+            progress(done)
+            checkpoint.offer(phase, _Path(done, state, work, z, momentum))
+    return _Path(done, state, work, z, momentum)
 
 
-def _recount(chains: Chains) -> Chains:
-    return chains._replace(acceptance=torch.zeros_like(chains.acceptance), n_moves=0)
+def _put(state: State, part: State, here: slice) -> State:
+    """`state` with the chains of some images replaced."""
+    replaced = [torch.cat([new, old[:, here.stop :]], 1) for new, old in zip(part.point, state.point, strict=True)]
+    momentum = torch.cat([part.momentum, state.momentum[:, here.stop :]], 1)
+    return State(type(state.point)(*replaced), momentum)

@@ -3,6 +3,9 @@
 A run owns the folder `root/<key>`, where the key is a hash of everything that its result depends on; a changed setting
 is another key and never resumes. Two generations are kept, each a SHA-256 digest followed by a safetensors payload; a
 file that does not match its digest is never used.
+
+A run is a sequence of named phases, each a loop over a state (nested named tuples of tensors and numbers). A rerun
+walks the same phases: those that ended return at once with their last state, the one that was cut goes on.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -26,6 +31,7 @@ from rdcurve.files import write_bytes
 
 __all__ = ["Checkpoint", "Interrupted", "code_digest", "content_key"]
 
+Tree = TypeVar("Tree")
 logger = logging.getLogger(__name__)
 
 
@@ -58,13 +64,19 @@ class Checkpoint:
         root: folder of all state folders, or None to keep no state.
         key: from `content_key`.
         every: seconds between two saves.
+        time_limit: seconds after which the run saves its state and stops, None for none.
     """
 
-    def __init__(self, root: Path | str | None, key: str, every: float = 30.0) -> None:
+    def __init__(
+        self, root: Path | str | None, key: str = "", every: float = 30.0, time_limit: float | None = None
+    ) -> None:
         self.folder = None if root is None else Path(root) / key
         self.every = every
         self._saved_at = time.monotonic()
+        self._deadline = math.inf if time_limit is None else self._saved_at + time_limit
         self._stop: int | None = None
+        self._found: dict[str, Tensor] = {}  # of a run before this one
+        self._states: dict[str, Any] = {}
 
     def __enter__(self) -> Checkpoint:
         if self.folder is not None:
@@ -75,6 +87,7 @@ class Checkpoint:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
             if self.folder is not None
         }
+        self._found = self._load()
         return self
 
     @staticmethod
@@ -103,10 +116,10 @@ class Checkpoint:
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop = number
 
-    def load(self) -> dict[str, Tensor] | None:
-        """The newest whole state, or None."""
+    def _load(self) -> dict[str, Tensor]:
+        """The newest whole state; empty if there is none."""
         if self.folder is None:
-            return None
+            return {}
         for path in (self.folder / "state", self.folder / "state.previous"):
             if not path.exists():
                 continue
@@ -115,23 +128,42 @@ class Checkpoint:
                 logger.info("going on from %s", path)
                 return load(data[32:])
             logger.warning("%s is damaged and is not used", path)
-        return None
+        return {}
 
-    def offer(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Save `state()` if it is time to.
+    def resume(self, phase: str, start: Tree) -> Tree:
+        """Where the phase stood in the run before this one, or `start`.
+
+        Args:
+            phase: its name, the same in every run.
+            start: its first state, which also says how states of the phase are built.
+        """
+        prefix = f"{phase}/"
+        found = {name[len(prefix) :]: value for name, value in self._found.items() if name.startswith(prefix)}
+        state = _rebuild(start, found) if found else start
+        self._states[phase] = state
+        return state
+
+    def offer(self, phase: str, state: Any) -> None:
+        """A new state of the phase; saved if it is time to.
 
         Raises:
-            Interrupted: a signal asked the run to stop; the state is saved first.
+            Interrupted: a signal or the time limit asks the run to stop; the state is saved first.
         """
-        stop = self._stop
-        if self.folder is not None and (stop is not None or time.monotonic() - self._saved_at >= self.every):
-            self._save(state())
-        if stop is not None:
-            raise Interrupted(f"stopped by {signal.Signals(stop).name}; the state is saved, run the command again")
+        self._states[phase] = state
+        if self.folder is None:
+            return
+        stop, now = self._stop, time.monotonic()
+        late = now > self._deadline
+        if stop is not None or late or now - self._saved_at >= self.every:
+            self._save()
+        if stop is not None or late:
+            why = "the time limit" if stop is None else signal.Signals(stop).name
+            raise Interrupted(f"stopped by {why}; the state is saved, run the command again")
 
-    def _save(self, state: Mapping[str, Tensor]) -> None:
+    def _save(self) -> None:
         assert self.folder is not None
-        payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+        flat = {f"{phase}/{name}": v for phase, state in self._states.items() for name, v in _flatten(state).items()}
+        payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()})
         current = self.folder / "state"
         if current.exists():
             current.replace(self.folder / "state.previous")
@@ -142,3 +174,23 @@ class Checkpoint:
         """Forget the state of a finished run."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _flatten(tree: Any, name: str = "") -> dict[str, Tensor]:
+    if isinstance(tree, Tensor):
+        return {name: tree}
+    if isinstance(tree, (int, float)):
+        return {name: torch.tensor(tree, dtype=torch.int64 if isinstance(tree, int) else torch.float64)}
+    flat: dict[str, Tensor] = {}
+    for i, branch in enumerate(tree):
+        flat |= _flatten(branch, f"{name}.{i}")
+    return flat
+
+
+def _rebuild(like: Any, flat: Mapping[str, Tensor], name: str = "") -> Any:
+    if isinstance(like, Tensor):
+        return flat[name].to(like.device)
+    if isinstance(like, (int, float)):
+        return flat[name].item()
+    branches = [_rebuild(branch, flat, f"{name}.{i}") for i, branch in enumerate(like)]
+    return type(like)(*branches) if hasattr(like, "_fields") else type(like)(branches)

@@ -9,6 +9,7 @@ plain HMC. It leaves q_beta(z|x) N(u; 0, I) invariant.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from rdcurve.sampler.noise import StepNoise
 from rdcurve.sampler.target import Point, Target
 
-__all__ = ["Kernel", "State", "Transition", "leapfrog", "move"]
+__all__ = ["Kernel", "State", "Transition", "leapfrog", "move", "refresh", "trajectory"]
 
 
 class Kernel(NamedTuple):
@@ -34,6 +35,10 @@ class State(NamedTuple):
     point: Point
     momentum: Tensor  # [C, N, latent]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The state with every tensor changed."""
+        return State(Point(*map(change, self.point)), change(self.momentum))
+
 
 class Transition(NamedTuple):
     """What happened in a move."""
@@ -41,6 +46,12 @@ class Transition(NamedTuple):
     acceptance_rate: Tensor  # [C, N], min(1, exp(-energy_error)); 0 where the energy is not a number
     accepted: Tensor  # [C, N], bool
     energy_error: Tensor  # [C, N] nats, H(proposal) - H(start)
+
+
+def refresh(momentum: Tensor, noise: StepNoise, kernel: Kernel) -> Tensor:
+    """u <- a u + sqrt(1 - a^2) noise, a the persistence. Reversible with respect to N(0, I)."""
+    kept = kernel.persistence
+    return noise.normal if kept == 0 else kept * momentum + math.sqrt(1 - kept**2) * noise.normal
 
 
 def move(
@@ -52,7 +63,7 @@ def move(
     factor: Tensor,
     kernel: Kernel,
 ) -> tuple[State, Transition]:
-    """One move of every chain at inverse temperature `beta`.
+    """Refreshment, then a trajectory: one move of every chain at inverse temperature `beta`.
 
     Args:
         target: the annealed target of N images.
@@ -63,8 +74,24 @@ def move(
         factor: A of the metric, [N or 1, latent, latent].
         kernel: its settings.
     """
-    kept, fresh = kernel.persistence, math.sqrt(1 - kernel.persistence**2)
-    momentum = noise.normal if kept == 0 else kept * state.momentum + fresh * noise.normal
+    state = state._replace(momentum=refresh(state.momentum, noise, kernel))
+    return trajectory(target, beta, state, noise, step_size, factor, kernel)
+
+
+def trajectory(
+    target: Target,
+    beta: float,
+    state: State,
+    noise: StepNoise,
+    step_size: Tensor,
+    factor: Tensor,
+    kernel: Kernel,
+) -> tuple[State, Transition]:
+    """Leapfrog, accept or reject, flip on rejection: `move` without its refreshment.
+
+    M below satisfies detailed balance up to a flip F of the momentum, so F M F is its time reversal.
+    """
+    momentum = state.momentum
     step_size = step_size * (1 + kernel.jitter * (2 * noise.jitter - 1))  # [C, N]
     proposal, end_momentum = leapfrog(target, beta, state.point, momentum, step_size, factor, kernel.n_leapfrog)
 
@@ -107,9 +134,7 @@ def leapfrog(
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """matrix [N or 1, d, d] times vectors [C, N, d]."""
-    if len(matrix) == 1:
-        return vectors @ matrix[0].mT
+    """matrix [N or 1, d, d] times vectors [C, N, d]; one product per image, so that it rounds alike in any company."""
     return (vectors.transpose(0, 1) @ matrix.mT).transpose(0, 1)
 
 

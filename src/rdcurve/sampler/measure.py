@@ -4,111 +4,145 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.sampler.ais import Chains, Estimate, advance, estimate, start_from_prior
+from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, start_from_prior
 from rdcurve.sampler.checkpoint import Checkpoint, code_digest, content_key
 from rdcurve.sampler.distortion import SquaredError
-from rdcurve.sampler.hmc import Kernel, State
+from rdcurve.sampler.estimate import Estimate, estimate, virial
+from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
-from rdcurve.sampler.prerun import PrerunSettings, Tuning, prerun
+from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.step_size import Frozen
-from rdcurve.sampler.target import Point, Target
+from rdcurve.sampler.target import Target
 from rdcurve.types import Decoder, Distortion
 
-__all__ = ["formal_run", "measure"]
+__all__ = ["formal_run", "measure", "run_key"]
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
-_STRIDE = 10  # annealing steps between two looks at the clock
+
+
+class _Recorded(NamedTuple):
+    """What is kept of the chains at the recorded betas, each [K, C, N], and [K, N]."""
+
+    log_weight: Tensor
+    distortion: Tensor
+    virial: Tensor
+    acceptance: Tensor
+
+
+class _Run(NamedTuple):
+    """Where a formal run stands."""
+
+    chains: Chains
+    recorded: _Recorded  # filled as far as the run has come
+
+
+def run_key(target: Target, tuning: Tuning | None, **parts: Any) -> str:
+    """The identity of a run: a hash of the sampler's code, what is measured, and `parts`.
+
+    Ten prior draws stand for decoder, prior and distortion: any change of them changes their values.
+    """
+    images = torch.arange(len(target.x), device=target.x.device)
+    probe = start_from_prior(target, 0, images, 10).state.point
+    if tuning is not None:
+        metric = content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors)
+        parts |= {"betas": tuning.betas, "step_sizes": tuning.step_sizes, "metric": [tuning.metric.starts, metric]}
+    return content_key(
+        code=code_digest(),
+        torch=torch.__version__,
+        device=target.x.device.type,
+        x=target.x,
+        **parts,
+        **{f"probe_{name}": value for name, value in probe._asdict().items()},
+    )
 
 
 def formal_run(
     target: Target,
-    betas: Tensor,
-    recorded: Sequence[int],
     tuning: Tuning,
+    recorded: Sequence[int],
     kernel: Kernel,
     *,
     n_chains: int,
     seed: int,
+    groups: Groups = Groups(),
+    images: Tensor | None = None,
     state_folder: str | None = None,
     save_every: float = 30.0,
+    time_limit: float | None = None,
     facts: dict[str, Any] | None = None,
     save: Callable[[RDCurve], None] = lambda curve: None,
     progress: Progress = lambda done, total: None,
 ) -> RDCurve:
-    """AIS with frozen step sizes and metric; the curve at the recorded schedule steps.
+    """AIS with frozen schedule, step sizes and metric; the curve at the recorded schedule steps.
 
     Args:
         target: the annealed target of N images.
-        betas: [T + 1] float64, from 0 to beta_max.
+        tuning: schedule, step sizes and metric of a prerun.
         recorded: schedule indices 1 .. T at which to estimate, increasing.
-        tuning: step sizes [T + 1, N] and metric of a prerun.
         kernel: settings of the moves.
         n_chains: C, chains per image.
         seed: never that of the prerun.
+        groups: chains that resample among themselves; their size divides C.
+        images: [N] int64, names of the images, which key the noise; default 0 .. N - 1. With their names and the same
+            tuning, some of the images give the same numbers, to the bit, as all of them together.
         state_folder: where the state is kept, so that a killed run goes on where it was; None keeps none.
         save_every: seconds between two saves.
+        time_limit: seconds after which to stop with the state saved.
         facts: stored in the curve, and part of the identity of the run.
         save: called with the finished curve before the state is forgotten, so that no moment to kill it loses the run.
         progress: called with (steps done, steps in all).
 
     Raises:
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 came while a state folder was given; the state is saved.
+        Interrupted: a signal or the time limit came while a state folder was given; the state is saved.
     """
-    betas = check_schedule(betas)
-    if sorted(set(recorded)) != list(recorded) or not recorded or recorded[0] < 1 or recorded[-1] >= len(betas):
-        raise ValueError(f"recorded must hold increasing schedule indices in 1 .. {len(betas) - 1}, not {recorded}")
-    if n_chains < 2:
-        raise ValueError(f"n_chains must be 2 or more for an error bar, not {n_chains}")
-    if tuple(tuning.step_sizes.shape) != (len(betas), len(target.x)):
+    betas = check_schedule(tuning.betas)
+    n_steps, n_images, device = len(betas) - 1, len(target.x), target.x.device
+    if sorted(set(recorded)) != list(recorded) or not recorded or recorded[0] < 1 or recorded[-1] > n_steps:
+        raise ValueError(f"recorded must hold increasing schedule indices in 1 .. {n_steps}, not {recorded}")
+    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
         raise ValueError(
-            f"the step sizes have shape {tuple(tuning.step_sizes.shape)}; the schedule and the images need "
-            f"{(len(betas), len(target.x))}"
+            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
+            f"error bar, not {n_chains}"
         )
-    n_steps, device = len(betas) - 1, target.x.device
-    images = torch.arange(len(target.x), device=device)
+    shape = tuple(tuning.step_sizes.shape)
+    if shape not in ((n_steps + 1, n_images), (n_steps + 1, n_chains, n_images)):
+        raise ValueError(
+            f"the step sizes have shape {shape}; schedule, chains and images need {(n_steps + 1, n_images)} or "
+            f"{(n_steps + 1, n_chains, n_images)}"
+        )
+    images = torch.arange(n_images, device=device) if images is None else images.to(device)
     frozen = Frozen(tuning.step_sizes.to(device))
-    facts = {"n_chains": n_chains, "seed": seed, "kernel": kernel._asdict(), **(facts or {})}
-    # the first point stands for decoder, prior and distortion: any change of them changes its numbers
+    facts = {
+        "n_chains": n_chains,
+        "seed": seed,
+        "kernel": kernel._asdict(),
+        "groups": groups._asdict(),
+        "n_temperatures": n_steps + 1,
+        **(facts or {}),
+    }
     chains = start_from_prior(target, seed, images, n_chains)
-    start = chains.state.point
-    bad = ~(start.distortion.isfinite() & start.log_prior.isfinite()).all(0)
-    if bad.any():
-        raise ValueError(
-            f"the distortion is not finite at codes from the prior, for images {bad.nonzero()[:, 0].tolist()}"
-        )
-    key = content_key(
-        code=code_digest(),
-        torch=torch.__version__,
-        device=device.type,
-        facts=facts,
-        betas=betas,
-        recorded=list(recorded),
-        step_sizes=tuning.step_sizes,
-        metric=[
-            list(tuning.metric.starts),
-            content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors),
-        ],
-        x=target.x,
-        **{f"start_{name}": value for name, value in start._asdict().items()},
-    )
-    with Checkpoint(state_folder, key, save_every) as checkpoint:
-        rows: list[Estimate] = []
-        saved = checkpoint.load()
-        if saved is not None:
-            chains, rows = _unpack({name: value.to(device) for name, value in saved.items()})
-        marks = set(recorded)
-        for until in _stops(n_steps, recorded):
-            if until <= chains.step:
+    key = "" if state_folder is None else run_key(target, tuning, facts=facts, recorded=list(recorded), images=images)
+    empty = torch.zeros(len(recorded), n_chains, n_images, dtype=torch.float64, device=device)
+    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone())
+    with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
+        chains, record = checkpoint.resume("up", _Run(chains, record))
+
+        def after_step(now: Chains) -> None:
+            progress(now.step, n_steps)
+            if now.step != until:  # there the estimate is noted first
+                checkpoint.offer("up", _Run(now, record))
+
+        for k, until in enumerate(recorded):
+            if chains.step >= until:
                 continue
             chains = advance(
                 target,
@@ -120,13 +154,21 @@ def formal_run(
                 seed=seed,
                 images=images,
                 until=until,
+                groups=groups,
+                after_step=after_step,
             )
-            if until in marks:
-                rows.append(estimate(chains, float(betas[until])))
-                chains = chains._replace(acceptance=torch.zeros_like(chains.acceptance), n_moves=0)
-            checkpoint.offer(partial(_pack, chains, rows))
-            progress(until, n_steps)
+            record.log_weight[k] = chains.log_weight
+            record.distortion[k] = chains.state.point.distortion
+            record.virial[k] = virial(chains.state, chains.log_weight, float(betas[until]), groups.size)
+            record.acceptance[k] = chains.acceptance / chains.n_moves
+            chains = chains.recount()
+            checkpoint.offer("up", _Run(chains, record))
+        rows = [
+            estimate(record.log_weight[k], record.distortion[k], record.virial[k], float(betas[step]), groups.size)
+            for k, step in enumerate(recorded)
+        ]
         arrays = {name: torch.stack(values).cpu().numpy() for name, values in _columns(rows).items()}
+        arrays["acceptance"] = record.acceptance.cpu().numpy()
         curve = RDCurve(beta=betas[list(recorded)].numpy(), facts=facts, **arrays)
         save(curve)
         checkpoint.remove()
@@ -144,8 +186,9 @@ def measure(
     betas: Tensor | None = None,
     n_temperatures: int = 1000,
     n_recorded: int = 50,
-    n_chains: int = 16,
+    n_chains: int = 32,
     kernel: Kernel = Kernel(),
+    groups: Groups | None = None,
     prerun_settings: PrerunSettings = PrerunSettings(),
     seed: int = 7,
     progress: Progress = lambda done, total: None,
@@ -159,12 +202,13 @@ def measure(
         beta_max: largest beta, the slope -dR/dD where the curve ends.
         prior: distribution of the code, default N(0, I).
         distortion: d(x, f(z)), default the squared error.
-        betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default `sigmoid`.
+        betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
         n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound.
         n_recorded: number of betas at which the curve is given, at most half of the temperatures.
-        n_chains: chains per image.
+        n_chains: chains per image, a multiple of the group size.
         kernel: settings of the HMC moves.
-        prerun_settings: how the step sizes are learned.
+        groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that.
+        prerun_settings: how schedule, step sizes and metric are learned.
         seed: of the formal run.
         progress: called with (steps done, steps in all).
 
@@ -181,51 +225,41 @@ def measure(
     distortion = SquaredError() if distortion is None else distortion
     target = Target(prior, decoder, distortion, x)
     target.check(latent_dim)
-    betas = sigmoid(n_temperatures, beta_max) if betas is None else check_schedule(betas)
-    if float(betas[-1]) != float(beta_max):
-        raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
-    recorded = recorded_steps(len(betas), min(n_recorded, len(betas) // 2))
-    n_steps = len(betas) - 1
+    if betas is not None:
+        betas = check_schedule(betas)
+        n_temperatures = len(betas)
+        if float(betas[-1]) != float(beta_max):
+            raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
+    elif prerun_settings.schedule == "sigmoid":
+        betas = sigmoid(n_temperatures, beta_max, prerun_settings.sharpness)
+    elif n_temperatures < 3:
+        raise ValueError(f"n_temperatures must be 3 or more, not {n_temperatures}")
+    if groups is None:
+        groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 else 1)
+    recorded = recorded_steps(n_temperatures, min(n_recorded, n_temperatures // 2))
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
-    tuning = prerun(target, betas, kernel, prerun_settings, progress=lambda done, total: progress(done, 2 * n_steps))
+
+    def first(done: int, total: int) -> None:
+        progress(done, total + n_temperatures - 1)
+
+    if betas is None:
+        learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=first)
+        tuning, n_before = learned.at_length(n_temperatures), len(learned.cost) * prerun_settings.n_rounds
+    else:
+        tuning = tune(target, betas, kernel, prerun_settings, groups, progress=first)
+        n_before = min(len(betas), prerun_settings.round_temperatures) - 1
     return formal_run(
         target,
-        betas,
-        recorded,
         tuning,
+        recorded,
         kernel,
         n_chains=n_chains,
         seed=seed,
-        progress=lambda done, total: progress(n_steps + done, 2 * n_steps),
+        groups=groups,
+        progress=lambda done, total: progress(n_before + done, n_before + total),
     )
 
 
-def _stops(n_steps: int, recorded: Sequence[int]) -> list[int]:
-    return sorted({*range(_STRIDE, n_steps, _STRIDE), *recorded, n_steps})
-
-
 def _columns(rows: list[Estimate]) -> dict[str, list[Tensor]]:
-    return {name: [getattr(row, name) for row in rows] for name in Estimate._fields} if rows else {}
-
-
-def _pack(chains: Chains, rows: list[Estimate]) -> dict[str, Tensor]:
-    state = {f"point.{name}": value for name, value in chains.state.point._asdict().items()}
-    state |= {f"rows.{name}": torch.stack(values) for name, values in _columns(rows).items()}
-    counts = torch.tensor([chains.step, chains.n_moves])
-    return state | {
-        "momentum": chains.state.momentum,
-        "log_weight": chains.log_weight,
-        "acceptance": chains.acceptance,
-        "counts": counts,
-    }
-
-
-def _unpack(state: dict[str, Tensor]) -> tuple[Chains, list[Estimate]]:
-    point = Point(*(state[f"point.{name}"] for name in Point._fields))
-    step, n_moves = state["counts"].tolist()
-    chains = Chains(step, State(point, state["momentum"]), state["log_weight"], state["acceptance"], n_moves)
-    if f"rows.{Estimate._fields[0]}" not in state:
-        return chains, []
-    columns = [state[f"rows.{name}"].unbind(0) for name in Estimate._fields]
-    return chains, [Estimate(*row) for row in zip(*columns, strict=True)]
+    return {name: [getattr(row, name) for row in rows] for name in Estimate._fields}

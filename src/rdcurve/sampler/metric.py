@@ -10,6 +10,8 @@ frozen A leaves the target invariant; a good one makes it look like N(0, I) at e
 
 from __future__ import annotations
 
+import bisect
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,38 +19,46 @@ from torch import Tensor
 
 from rdcurve.sampler.target import Target
 
-__all__ = ["Metric", "gauss_newton", "identity", "metric_from"]
+__all__ = ["Metric", "decompose", "gauss_newton", "identity"]
+
+_VALUES = 1 << 25  # of the Jacobians held at once
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Eigen-decompositions of the mean G, one per block of the schedule and per image (or one for all images)."""
+    """Eigen-decompositions of the mean G, one per block of beta and per image (or one for all images)."""
 
-    starts: tuple[int, ...]  # [B] schedule index where each block begins, increasing from 0
+    starts: tuple[float, ...]  # [B] beta where each block begins, increasing from 0
     eigenvalues: Tensor  # [B, N or 1, latent], not negative
     eigenvectors: Tensor  # [B, N or 1, latent, latent], columns
 
-    def factor(self, index: int, beta: float, n_images: int) -> Tensor:
-        """A at a schedule index, [n_images or 1, latent, latent]."""
-        block = sum(start <= index for start in self.starts) - 1
+    def factor(self, beta: float, n_images: int) -> Tensor:
+        """A at beta, [n_images, latent, latent], for the first `n_images` images."""
+        block = max(bisect.bisect_right(self.starts, beta) - 1, 0)
         eigenvalues, eigenvectors = self.eigenvalues[block, :n_images], self.eigenvectors[block, :n_images]
-        return eigenvectors * (1 + beta * eigenvalues).rsqrt()[:, None, :]
+        return (eigenvectors * (1 + beta * eigenvalues).rsqrt()[:, None, :]).expand(n_images, -1, -1)
+
+    def select(self, images: slice | Tensor) -> Metric:
+        """The metric of some of the images."""
+        if self.eigenvalues.shape[1] == 1:
+            return self
+        return Metric(self.starts, self.eigenvalues[:, images], self.eigenvectors[:, images])
 
 
 def identity(latent_dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Metric:
     """A = I at every beta."""
     return Metric(
-        (0,),
+        (0.0,),
         torch.zeros(1, 1, latent_dim, dtype=dtype, device=device),
         torch.eye(latent_dim, dtype=dtype, device=device)[None, None],
     )
 
 
-def metric_from(starts: list[int], matrices: list[Tensor]) -> Metric:
-    """A metric out of the mean G of each block, [N or 1, latent, latent] each."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(torch.stack(matrices))
+def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (not negative) and eigenvectors of mean G, [N or 1, latent, latent]."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
     # a distortion that is not convex in f may give negative ones; there the prior alone sets the scale
-    return Metric(tuple(starts), eigenvalues.clamp(min=0), eigenvectors)
+    return eigenvalues.clamp(min=0), eigenvectors
 
 
 def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
@@ -77,20 +87,22 @@ def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
 
 
 def _mean_gauss_newton(target: Target, z: Tensor, pooled: bool) -> Tensor:
-    matrices = torch.stack(
-        [_gauss_newton_of_image(target.select(slice(i, i + 1)), z[:, i : i + 1]) for i in range(z.shape[1])]
+    n_values = z.shape[0] * z.shape[2] * math.prod(target.x.shape[1:])
+    block = max(1, _VALUES // n_values)
+    matrices = torch.cat(
+        [_gauss_newton(target.select(slice(i, i + block)), z[:, i : i + block]) for i in range(0, z.shape[1], block)]
     )
     return matrices.mean(0, keepdim=True) if pooled else matrices
 
 
-def _gauss_newton_of_image(target: Target, z: Tensor) -> Tensor:
+def _gauss_newton(target: Target, z: Tensor) -> Tensor:
     def slope(reconstruction: Tensor) -> Tensor:
         return torch.func.grad(lambda r: target.distortion(target.x, r).sum())(reconstruction)
 
     jacobian, curvature = [], []
     for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
         reconstruction, along = torch.func.jvp(target.decoder, (z,), (direction.expand_as(z),))
-        jacobian.append(along.flatten())
-        curvature.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten())
-    matrix = torch.stack(jacobian) @ torch.stack(curvature).T / z.shape[0]
-    return (0.5 * (matrix + matrix.T)).detach()
+        jacobian.append(along.flatten(2))
+        curvature.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten(2))
+    matrix = torch.einsum("icnp,jcnp->nij", torch.stack(jacobian), torch.stack(curvature)) / z.shape[0]
+    return (0.5 * (matrix + matrix.mT)).detach()

@@ -29,6 +29,7 @@ class StepNoise(NamedTuple):
     normal: Tensor  # [C, N, latent], standard normal: the fresh momentum
     accept: Tensor  # [C, N], uniform on (0, 1), float64: the accept test
     jitter: Tensor  # [C, N], uniform on (0, 1), float64: the step size
+    ancestor: Tensor  # [C, N], uniform on (0, 1), float64: whom a resampled chain copies
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -98,4 +99,4 @@ def step_noise(seed: int, images: Tensor, n_chains: int, step: int, latent_dim: 
     words = torch.stack(torch.broadcast_tensors(*philox(counter, (seed & _WORD, (seed >> 32) & _WORD))))
     # words: [4, slots, C, N]; the first slot holds the uniforms, the others the normals
     normal = _normal(words[:, 1:].flatten(0, 1), latent_dim, dtype)
-    return StepNoise(normal, accept=_uniform(words[0, 0]), jitter=_uniform(words[1, 0]))
+    return StepNoise(normal, *(_uniform(words[i, 0]) for i in range(3)))

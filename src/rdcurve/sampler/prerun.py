@@ -1,10 +1,19 @@
-"""The prerun: learn step sizes and metric on the way from the prior to beta_max; frozen, they are the tuning.
+"""The prerun: learn schedule, step sizes and metric on the way from the prior to beta_max; frozen, they are the tuning.
 
 Its own weights are thrown away, because its moves depend on their past. The formal run uses other noise.
+
+The schedule is learned in rounds. Cut into blocks b of n_b steps, a run has the work variance
+
+    V_b = Var(sum over the block of (beta_j - beta_{j-1}) d) = c_b / n_b,
+
+where c_b holds what the target does (variance of d) and what the chains do (how long d stays correlated). The variance
+of the whole log weight, sum c_b / n_b, is least for n_b in proportion to sqrt(c_b), and is then
+(sum sqrt(c_b))^2 / T (thermodynamic length with the relaxation time in it; Sivak and Crooks 2012).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,23 +23,25 @@ import torch
 from torch import Tensor
 
 from rdcurve.files import load_arrays, save_arrays
-from rdcurve.sampler.ais import advance, start_from_prior
+from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, start_from_prior
+from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.metric import Metric, gauss_newton, identity, metric_from
-from rdcurve.sampler.step_size import Adaptive, smooth
+from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
+from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.schedule import geometric, respaced, retimed
+from rdcurve.sampler.step_size import Adaptive, RunningMean, smooth
 from rdcurve.sampler.target import Target
 
-__all__ = ["METRICS", "PrerunSettings", "Tuning", "load_tuning", "prerun", "save_tuning"]
+__all__ = ["Learned", "PrerunSettings", "learn", "load_tuning", "save_tuning", "tune"]
 
-METRICS = ("identity", "pooled", "image")
 _KIND = "rdcurve tuning"
+_CHOICES = {
+    "schedule": ("learned", "sigmoid"),
+    "metric": ("identity", "pooled", "image"),
+    "step_size_rule": ("robbins_monro", "running_mean"),
+}
 
-
-class Tuning(NamedTuple):
-    """What a formal run replays."""
-
-    step_sizes: Tensor  # [T + 1, N] float64, by schedule index
-    metric: Metric
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
 @dataclass(frozen=True)
@@ -39,90 +50,286 @@ class PrerunSettings:
 
     n_chains: int = 8
     seed: int = 6
+    schedule: str = "learned"  # or the paper's sigmoid
+    sharpness: float = 10.0  # of the sigmoid
+    n_rounds: int = 3  # of learning a schedule
+    round_temperatures: int = 300  # schedule points of a round
+    max_temperatures: int = 20_000  # budget where a gap is asked for
+    step_size_rule: str = "robbins_monro"  # one step size per image, or the paper's running mean per chain
     target_acceptance: float = 0.8
     gain: float = 0.3  # of the step-size rule
-    smoothing: int = 51  # schedule steps in the moving average of the learned step sizes
-    metric: str = "image"  # one of METRICS: none, one for all images, one per image
-    metric_updates: int = 20  # times that the metric is measured along the schedule
+    smoothing: int = 31  # schedule steps in the moving average of the learned step sizes
+    metric: str = "image"  # none, one for all images, one per image
+    n_blocks: int = 20  # of a sweep; metric and work variance are measured once in each
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
 
-def prerun(
+class Swept(NamedTuple):
+    """What one adaptive run along a schedule has learned."""
+
+    tuning: Tuning  # on the schedule of the sweep
+    work: Tensor  # [B, N] V_b, variance over the chains of the work of each block, in nats^2
+    ends: tuple[int, ...]  # [B] schedule index where each block ends
+
+
+class Learned(NamedTuple):
+    """A schedule for any length, and the tuning along it."""
+
+    swept: Swept
+    cost: Tensor  # [T], sqrt(c_b) spread over the steps of the last sweep
+
+    @property
+    def length(self) -> float:
+        """L = sum_b sqrt(c_b): with T steps at constant speed, Var log w = L^2 / T."""
+        return float(self.cost.sum())
+
+    def at_length(self, n_temperatures: int) -> Tuning:
+        """The tuning for a schedule of that many points."""
+        before = self.swept.tuning
+        betas = respaced(before.betas, self.cost, n_temperatures)
+        return Tuning(betas, retimed(before.step_sizes, before.betas, betas), before.metric)
+
+
+def learn(
+    target: Target,
+    beta_max: float,
+    kernel: Kernel,
+    settings: PrerunSettings,
+    groups: Groups,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Learned:
+    """Learn schedule, step sizes and metric, in rounds.
+
+    Args:
+        target: the annealed target of N images.
+        beta_max: where the schedule ends.
+        kernel: the moves of the formal run.
+        settings: how to learn.
+        groups: of the formal run; where it resamples, the chains of the prerun do.
+        checkpoint: keeps the state.
+        progress: called with (steps done, steps in all).
+    """
+    n_points, total = settings.round_temperatures, settings.n_rounds * (settings.round_temperatures - 1)
+    betas = geometric(n_points, beta_max, _first_beta(target, beta_max, settings.seed))
+    learned = None
+    for number in range(settings.n_rounds):
+        done = number * (n_points - 1)
+        if learned is not None:
+            betas = respaced(betas, learned.cost, n_points)
+        swept = sweep(
+            target,
+            betas,
+            kernel,
+            settings,
+            groups,
+            seed=seed_of(settings.seed, "round", number),
+            # measured in the first round, from where the chains then were, and in the last, from where they belong
+            metric=None if learned is None or number == settings.n_rounds - 1 else learned.swept.tuning.metric,
+            checkpoint=checkpoint,
+            phase=f"round {number}",
+            progress=lambda step, done=done: progress(done + step, total),  # type: ignore[misc]
+        )
+        learned = Learned(swept, _cost(swept, target))
+    assert learned is not None
+    return learned
+
+
+def tune(
     target: Target,
     betas: Tensor,
     kernel: Kernel,
     settings: PrerunSettings,
+    groups: Groups,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    checkpoint: Checkpoint | None = None,
+    phase: str = "tune",
+    progress: Progress = lambda done, total: None,
 ) -> Tuning:
-    """Anneal `n_chains` chains per image from the prior to beta_max and remember what suited them.
+    """Learn step sizes and metric along a given schedule, in one sweep of it or of a thinned copy."""
+    thinned = betas
+    if settings.step_size_rule == "robbins_monro" and len(betas) > settings.round_temperatures:
+        thinned = respaced(betas, torch.ones(len(betas) - 1), settings.round_temperatures)
+    tuning = sweep(
+        target,
+        thinned,
+        kernel,
+        settings,
+        groups,
+        seed=settings.seed,
+        checkpoint=checkpoint,
+        phase=phase,
+        progress=lambda step: progress(step, len(thinned) - 1),
+    ).tuning
+    if thinned is betas:
+        return tuning
+    return Tuning(betas, retimed(tuning.step_sizes, thinned, betas), tuning.metric)
 
-    Args:
-        target: the annealed target of N images.
-        betas: [T + 1], the schedule of the formal run.
-        kernel: the moves of the formal run.
-        settings: how to learn.
-        progress: called with (steps done, steps in all).
+
+class _Sweep(NamedTuple):
+    """Where a sweep stands."""
+
+    chains: Chains
+    table: Tensor  # of step sizes
+    accepted: Tensor  # of the running-mean rule
+    eigenvalues: Tensor  # [B, N or 1, latent] of the metric, filled as far as the sweep has come
+    eigenvectors: Tensor  # [B, N or 1, latent, latent]
+    work: Tensor  # [C, N] of the present block
+    variances: Tensor  # [B, N]
+
+
+def sweep(
+    target: Target,
+    betas: Tensor,
+    kernel: Kernel,
+    settings: PrerunSettings,
+    groups: Groups,
+    *,
+    seed: int,
+    metric: Metric | None = None,
+    checkpoint: Checkpoint | None = None,
+    phase: str = "sweep",
+    progress: Callable[[int], None] = lambda step: None,
+) -> Swept:
+    """Anneal `n_chains` chains per image along a schedule and remember what suited them.
+
+    The metric is measured on the way, unless one is given.
     """
-    n_steps, z_type, device = len(betas) - 1, target.x.dtype, target.x.device
-    images = torch.arange(len(target.x), device=device)
-    adaptive = Adaptive(
-        n_steps,
-        len(images),
-        target_acceptance=settings.target_acceptance,
-        gain=settings.gain,
-        device=device,
+    checkpoint = Checkpoint(None) if checkpoint is None else checkpoint
+    n_steps, (n_images, device, z_type) = len(betas) - 1, (len(target.x), target.x.device, target.x.dtype)
+    latent_dim, n_chains = target.prior.event_shape[0], settings.n_chains
+    images = torch.arange(n_images, device=device)
+    rule: Adaptive | RunningMean
+    if settings.step_size_rule == "running_mean":
+        rule = RunningMean(n_steps, n_chains, n_images, target_acceptance=settings.target_acceptance, device=device)
+    else:
+        rule = Adaptive(
+            n_steps, n_images, target_acceptance=settings.target_acceptance, gain=settings.gain, device=device
+        )
+    n_blocks = min(settings.n_blocks, n_steps)
+    ends = tuple(n_steps * (block + 1) // n_blocks for block in range(n_blocks))
+    starts = [0, *ends[:-1]]
+    chains = start_from_prior(target, seed, images, n_chains)
+    n_metrics = n_images if settings.metric == "image" else 1
+    state = checkpoint.resume(
+        phase,
+        _Sweep(
+            chains,
+            rule.table,
+            getattr(rule, "accepted", torch.zeros(0)),
+            torch.zeros(n_blocks, n_metrics, latent_dim, dtype=z_type, device=device),
+            torch.zeros(n_blocks, n_metrics, latent_dim, latent_dim, dtype=z_type, device=device),
+            torch.zeros_like(chains.log_weight),
+            torch.zeros(n_blocks, n_images, dtype=torch.float64, device=device),
+        ),
     )
-    chains = start_from_prior(target, settings.seed, images, settings.n_chains)
-    n_blocks = 1 if settings.metric == "identity" else min(settings.metric_updates, n_steps)
-    starts = [n_steps * block // n_blocks for block in range(n_blocks)]
-    matrices: list[Tensor] = []
-    metric = identity(target.prior.event_shape[0], z_type, device)
-    for start, end in zip(starts, [*starts[1:], n_steps], strict=True):
-        if settings.metric != "identity":
-            matrices.append(gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled"))
-            metric = metric_from(starts[: len(matrices)], matrices)
-        for until in [*range(start + 10, end, 10), end]:
-            chains = advance(
-                target,
-                betas,
-                chains,
-                adaptive,
-                metric,
-                kernel,
-                seed=settings.seed,
-                images=images,
-                until=until,
-            )
-            progress(until, n_steps)
-    return Tuning(smooth(adaptive.table, settings.smoothing), metric)
+    chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances = state
+    if isinstance(rule, RunningMean):
+        rule.accepted = accepted
+    resampling = Groups(n_chains, groups.resample_below) if groups.size > 1 else Groups()
+    ladder = betas.tolist()
+    if metric is None and settings.metric == "identity":
+        metric = identity(latent_dim, z_type, device)
+    given = metric
+
+    def now(chains: Chains) -> _Sweep:
+        accepted = rule.accepted if isinstance(rule, RunningMean) else torch.zeros(0)
+        return _Sweep(chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances)
+
+    def remember(after: Chains) -> None:
+        nonlocal work
+        if after.step < n_steps:
+            work = work + (ladder[after.step + 1] - ladder[after.step]) * after.state.point.distortion
+        progress(after.step)
+        if after.step not in ends:  # the end of a block is offered below, when its variance has been noted
+            checkpoint.offer(phase, now(after))
+
+    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if chains.step >= end:
+            continue
+        if given is None:
+            if chains.step == start:
+                curvature = gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled")
+                eigenvalues[block], eigenvectors[block] = decompose(curvature)
+            known = slice(0, block + 1)
+            metric = Metric(tuple(ladder[i] for i in starts[known]), eigenvalues[known], eigenvectors[known])
+        chains = advance(
+            target,
+            betas,
+            chains,
+            rule,
+            metric,
+            kernel,
+            seed=seed,
+            images=images,
+            until=end,
+            groups=resampling,
+            after_step=remember,
+        )
+        variances[block] = work.var(0) if n_chains > 1 else torch.nan
+        work = torch.zeros_like(work)
+        checkpoint.offer(phase, now(chains))
+    if given is None:
+        metric = Metric(tuple(ladder[i] for i in starts), eigenvalues, eigenvectors)
+    table = rule.table if isinstance(rule, RunningMean) else smooth(rule.table, settings.smoothing)
+    return Swept(Tuning(betas, table, metric), variances, ends)
+
+
+def _first_beta(target: Target, beta_max: float, seed: int) -> float:
+    """A beta at which the prior is hardly disturbed: beta sd(d) = 0.1 on prior draws."""
+    images = torch.arange(len(target.x), device=target.x.device)
+    distortion = start_from_prior(target, seed_of(seed, "first beta"), images, 8).state.point.distortion
+    return min(0.1 / max(float(distortion.std(0).median()), 1e-300), 0.1 * beta_max)
+
+
+def _cost(swept: Swept, target: Target) -> Tensor:
+    """sqrt(c_b), spread evenly over the steps of each block, [T]."""
+    betas = swept.tuning.betas
+    counts = torch.tensor(swept.ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
+    starts = torch.tensor(swept.ends) - counts
+    width = betas[list(swept.ends)] - betas[starts]
+    # Chains that sit in different modes for good differ by much more than a target whose d they sample, and no
+    # schedule helps them: sd(d) counts at most 3 times that of a Gaussian posterior, sqrt(latent / 2) / beta.
+    beta = betas[list(swept.ends)]
+    cap = (width * 3 * math.sqrt(target.prior.event_shape[0] / 2) / beta).square()
+    variance = torch.minimum(swept.work.cpu(), cap[:, None]).mean(1)
+    cost = (variance * counts).sqrt()
+    neighbours = torch.cat([cost[:1], cost, cost[-1:]])
+    cost = (neighbours[:-2] * neighbours[1:-1] * neighbours[2:]).pow(1 / 3)  # less noise, no block forgotten
+    cost = cost.clamp(min=0.05 * float(cost.mean()))
+    return (cost / counts).repeat_interleave(counts)
 
 
 def save_tuning(path: str | os.PathLike[str], tuning: Tuning, facts: dict[str, Any]) -> None:
     """Write a tuning. Step sizes and eigenvalues need few digits, only to be the same in every run: float32."""
     arrays = {
+        "betas": tuning.betas,
         "step_sizes": tuning.step_sizes.float(),
-        "metric_starts": torch.tensor(tuning.metric.starts),
+        "metric_starts": torch.tensor(tuning.metric.starts, dtype=torch.float64),
         "metric_eigenvalues": tuning.metric.eigenvalues.float(),
         "metric_eigenvectors": tuning.metric.eigenvectors.float(),
     }
     save_arrays(path, _KIND, {name: value.cpu().numpy() for name, value in arrays.items()}, facts)
 
 
-def load_tuning(path: str | os.PathLike[str], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tuning:
-    """Read a tuning for chains of a type.
+def load_tuning(
+    path: str | os.PathLike[str], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[Tuning, dict[str, Any]]:
+    """Read a tuning for chains of a type, and what was noted with it.
 
     Raises:
         FileError: missing, cut or foreign file.
     """
-    arrays, _ = load_arrays(path, _KIND)
+    arrays, facts = load_arrays(path, _KIND)
     tensors = {name: torch.from_numpy(value.copy()).to(device) for name, value in arrays.items()}
     metric = Metric(
         tuple(tensors["metric_starts"].tolist()),
         tensors["metric_eigenvalues"].to(dtype),
         tensors["metric_eigenvectors"].to(dtype),
     )
-    return Tuning(tensors["step_sizes"].double(), metric)
+    return Tuning(tensors["betas"].cpu(), tensors["step_sizes"], metric), facts

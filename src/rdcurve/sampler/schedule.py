@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_schedule", "recorded_steps", "sigmoid"]
+__all__ = ["check_schedule", "geometric", "recorded_steps", "respaced", "retimed", "sigmoid"]
 
 
 def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Tensor:
@@ -31,6 +32,59 @@ def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Te
     betas = beta_max * (s - s[0]) / (s[-1] - s[0])
     betas[0], betas[-1] = 0.0, beta_max
     return betas
+
+
+def geometric(n_temperatures: int, beta_max: float, beta_min: float) -> Tensor:
+    """0, then equal ratios from beta_min to beta_max: the first guess of a schedule that is learned.
+
+    Examples:
+        >>> geometric(4, beta_max=4.0, beta_min=1.0).tolist()
+        [0.0, 1.0, 2.0, 4.0]
+    """
+    if not 0 < beta_max < float("inf"):
+        raise ValueError(f"beta_max must be positive and finite, not {beta_max}")
+    if not 0 < beta_min < beta_max:
+        raise ValueError(f"beta_min must lie between 0 and beta_max = {beta_max}, not {beta_min}")
+    if n_temperatures < 3:
+        raise ValueError(f"n_temperatures must be 3 or more, not {n_temperatures}")
+    t = torch.linspace(0, 1, n_temperatures - 1, dtype=torch.float64)
+    betas = torch.cat([torch.zeros(1, dtype=torch.float64), beta_min * (beta_max / beta_min) ** t])
+    betas[-1] = beta_max
+    return betas
+
+
+def respaced(betas: Tensor, cost: Tensor, n_temperatures: int) -> Tensor:
+    """A schedule of another length with constant speed in a measured cost.
+
+    Args:
+        betas: [T + 1], the schedule that the cost was measured on.
+        cost: [T], positive: cost of each of its steps; each new step carries an equal share of the sum.
+        n_temperatures: of the new schedule.
+
+    Examples:
+        >>> respaced(torch.tensor([0.0, 1.0, 2.0, 4.0]), torch.tensor([2.0, 1.0, 1.0]), 5).tolist()
+        [0.0, 0.5, 1.0, 2.0, 4.0]
+    """
+    spent = torch.cat([torch.zeros(1, dtype=torch.float64), cost.double().cumsum(0)])
+    wanted = torch.linspace(0, float(spent[-1]), n_temperatures, dtype=torch.float64)
+    new = torch.from_numpy(np.interp(wanted.numpy(), spent.numpy(), betas.double().numpy()))
+    new[0], new[-1] = 0.0, betas[-1]
+    return check_schedule(new)
+
+
+def retimed(table: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A positive table by index of the schedule `before`, [T + 1, ...], at the betas of `after`: log-log interpolation.
+
+    Row 0 belongs to beta = 0 and is never used.
+    """
+    old, new = before[1:].log(), after[1:].log()
+    right = torch.searchsorted(old, new).clamp(1, len(old) - 1) if len(old) > 1 else torch.zeros_like(new).long()
+    left = (right - 1).clamp(min=0)
+    share = ((new - old[left]) / (old[right] - old[left]).clamp(min=1e-12)).clamp(0, 1)
+    logs = table[1:].log()
+    share = share.view(-1, *[1] * (table.ndim - 1)).to(table)
+    rows = ((1 - share) * logs[left.to(table.device)] + share * logs[right.to(table.device)]).exp()
+    return torch.cat([rows[:1], rows])
 
 
 def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rdcurve.sampler.hmc import Transition
 
-__all__ = ["Adaptive", "Frozen", "StepSizes", "smooth"]
+__all__ = ["Adaptive", "Frozen", "RunningMean", "StepSizes", "smooth"]
 
 _SMALLEST, _LARGEST = 1e-5, 2.0  # a step of 2 is where leapfrog on N(0, I) becomes unstable
 
@@ -21,7 +21,7 @@ class StepSizes(Protocol):
     """What the annealing loop asks of step sizes."""
 
     def __getitem__(self, index: int) -> Tensor:
-        """Step sizes at schedule index 1 .. T, [N] float64."""
+        """Step sizes at schedule index 1 .. T, [N] or [C, N] float64."""
         ...
 
     def observe(self, index: int, transition: Transition) -> None:
@@ -66,16 +66,48 @@ class Adaptive:
             self.table[index + 1].clamp_(_SMALLEST, _LARGEST)
 
 
+class RunningMean:
+    """The paper's rule: a step size per chain, 2 % longer or shorter after every move.
+
+        eps <- 1.02 eps if (moves accepted so far) / (moves so far) > target_acceptance else 0.98 eps,
+
+    kept in [1e-4, 0.5] from 0.01 on. The mean over all moves so far lags behind ever more; kept as published.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,
+        n_chains: int,
+        n_images: int,
+        *,
+        target_acceptance: float = 0.65,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (n_steps + 1, n_chains, n_images)
+        self.table = torch.full(shape, 0.01, dtype=torch.float32, device=device)
+        self.accepted = torch.zeros(n_chains, n_images, dtype=torch.int64, device=device)
+        self.target_acceptance = target_acceptance
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.table[index].double()
+
+    def observe(self, index: int, transition: Transition) -> None:
+        self.accepted += transition.accepted
+        if index + 1 < len(self.table):
+            factor = torch.where(self.accepted > self.target_acceptance * index, 1.02, 0.98)
+            self.table[index + 1] = (self.table[index] * factor).clamp(1e-4, 0.5)
+
+
 class Frozen:
-    """Replays a table [T + 1, N]; row j is used at schedule index j."""
+    """Replays a table [T + 1, N] or [T + 1, C, N]; row j is used at schedule index j."""
 
     def __init__(self, table: Tensor) -> None:
-        if table.ndim != 2 or not (table > 0).all():
-            raise ValueError("a table of step sizes must be [T + 1, N] and positive")
+        if table.ndim not in (2, 3) or not (table > 0).all():
+            raise ValueError("a table of step sizes must be [T + 1, N] or [T + 1, C, N], and positive")
         self.table = table
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.table[index]
+        return self.table[index].double()
 
     def observe(self, index: int, transition: Transition) -> None:
         pass

@@ -1,0 +1,160 @@
+"""From weighted chains at one beta to log Z, distortion and rate, with error bars and diagnostics.
+
+Groups of chains are independent, so the jackknife leaves out one group at a time and recomputes everything together:
+the noise of R is mostly that of beta D, and correlated with that of log Z.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rdcurve.sampler.hmc import State
+
+__all__ = ["Estimate", "estimate", "pareto_k", "virial"]
+
+_LEAST_WEIGHTS = 25  # a tail of five
+
+
+class Estimate(NamedTuple):
+    """What the weighted chains of N images say at one beta, each [N] float64; `_se` are standard errors over chains."""
+
+    log_z: Tensor  # log-mean-exp of the weights, a stochastic lower bound on log Z(beta)
+    distortion: Tensor  # D, weighted mean of d
+    rate: Tensor  # R = -log Z - beta D, in nats
+    distortion_cv: Tensor  # D with its noise taken out by the virial: an estimate, not part of the bound
+    rate_cv: Tensor  # R with that D
+    log_z_se: Tensor
+    distortion_se: Tensor
+    rate_se: Tensor
+    distortion_cv_se: Tensor
+    rate_cv_se: Tensor
+    distortion_variance: Tensor  # weighted variance of d: -dD/dbeta, if the chains are in equilibrium
+    ess: Tensor  # effective sample size of the chains, 1 / sum W^2, between 1 and C
+    k_hat: Tensor  # Pareto shape of the largest weights; above 0.7 the mean weight cannot be trusted
+    spread: Tensor  # standard deviation of log Z over the groups, in nats
+
+
+def virial(state: State, log_weight: Tensor, beta: float, size: int) -> Tensor:
+    """h = ((z - c) . grad U - latent) / 2 with U = beta d - log p(z): E h = 0 under q_beta, for any constant c.
+
+    Integration by parts (the virial theorem; Stein's identity). Near a mode beta (d - D) and h agree, so that
+    D - h / beta has little noise left. c is the weighted mean code of the other groups, independent of h's own.
+
+    Args:
+        state: chains [C, N].
+        log_weight: [C, N].
+        beta: inverse temperature.
+        size: chains per group.
+
+    Returns:
+        [C, N] float64.
+    """
+    z = state.point.z.double()
+    force = beta * state.point.grad_distortion.double() - state.point.grad_log_prior.double()
+    grouped = log_weight.unflatten(0, (-1, size))  # [G, K, N]
+    mean = (grouped.softmax(1)[..., None] * z.unflatten(0, (-1, size))).sum(1)  # [G, N, latent]
+    if len(grouped) > 1:
+        other = grouped.logsumexp(1)[None].expand(len(grouped), -1, -1)  # [left out, G, N]
+        left_out = torch.eye(len(grouped), dtype=torch.bool, device=z.device)[:, :, None]
+        share = other.masked_fill(left_out, -torch.inf).softmax(1)
+        centre = torch.einsum("ogn,gnd->ond", share, mean)
+    else:
+        centre = torch.zeros_like(mean)
+    offset = z - centre.repeat_interleave(size, 0)
+    return 0.5 * ((offset * force).sum(-1) - z.shape[-1])
+
+
+def estimate(log_weight: Tensor, distortion: Tensor, virial: Tensor, beta: float, size: int = 1) -> Estimate:
+    """Log Z, distortion and rate of each image at `beta`.
+
+    Args:
+        log_weight: [C, N] float64, nats.
+        distortion: [C, N] float64.
+        virial: [C, N] float64, what `virial` gives; zeros give no reduction of noise.
+        beta: inverse temperature.
+        size: chains per group, a divisor of C.
+    """
+    grouped = log_weight.unflatten(0, (-1, size))
+    share = grouped.softmax(1)
+    mean_d, mean_h, mean_square = (
+        (share * value.unflatten(0, (-1, size))).sum(1) for value in (distortion, virial, distortion.square())
+    )  # each [G, N]
+    group_log_z = grouped.logsumexp(1) - math.log(size)
+    slope = _slope(log_weight, distortion, virial)
+
+    def summarise(log_z: Tensor, n: int) -> Tensor:
+        """log Z, D, R, and D and R with the virial, from the groups' log Z [G, N] or [left out, G, N]."""
+        weight = log_z.softmax(-2)
+        total = log_z.logsumexp(-2) - math.log(n)
+        d = (weight * mean_d).sum(-2)
+        d_cv = d - slope * (weight * mean_h).sum(-2)
+        return torch.stack([total, d, -total - beta * d, d_cv, -total - beta * d_cv])
+
+    n = len(group_log_z)
+    values = summarise(group_log_z, n)
+    errors = torch.full_like(values, torch.nan)
+    if n > 1:
+        left_out = torch.eye(n, dtype=torch.bool, device=log_weight.device)[:, :, None]
+        without = summarise(group_log_z[None].masked_fill(left_out, -torch.inf), n - 1)  # [5, left out, N]
+        errors = ((n - 1) * (without - without.mean(1, keepdim=True)).square().mean(1)).sqrt()
+    log_z, d, rate, d_cv, rate_cv = values
+    weight = group_log_z.softmax(0)
+    variance = (weight * mean_square).sum(0) - d.square()
+    log_z_se, d_se, rate_se, d_cv_se, rate_cv_se = errors
+    return Estimate(
+        log_z,
+        d,
+        rate,
+        d_cv,
+        rate_cv,
+        log_z_se,
+        d_se,
+        rate_se,
+        d_cv_se,
+        rate_cv_se,
+        variance.clamp(min=0),
+        1 / log_weight.softmax(0).square().sum(0),
+        pareto_k(log_weight),
+        group_log_z.std(0) if n > 1 else torch.full_like(log_z, torch.nan),
+    )
+
+
+def _slope(log_weight: Tensor, distortion: Tensor, virial: Tensor) -> Tensor:
+    """Regression of d on h, one number for all images (their median), so that it fits no image's own noise."""
+    weight = log_weight.softmax(0)
+    d = distortion - (weight * distortion).sum(0)
+    h = virial - (weight * virial).sum(0)
+    slopes = (weight * d * h).sum(0) / (weight * h * h).sum(0)
+    slopes = slopes[slopes.isfinite()]
+    return slopes.median().clamp(min=0) if len(slopes) else log_weight.new_zeros(())
+
+
+def pareto_k(log_weight: Tensor) -> Tensor:
+    """Shape k of a generalised Pareto distribution fitted to the largest weights of each image, [C, N] -> [N].
+
+    The estimator of Zhang and Stephens (2009) with the weak prior of Vehtari et al. (2024, "Pareto smoothed importance
+    sampling"). With k < 0.5 the weights have a variance, above 0.7 their mean needs more chains than anybody has.
+    NaN with fewer than 25 chains, whose tail says nothing.
+    """
+    n_chains = len(log_weight)
+    if n_chains < _LEAST_WEIGHTS:
+        return torch.full_like(log_weight[0], torch.nan)
+    tail = math.ceil(min(0.2 * n_chains, 3 * math.sqrt(n_chains)))
+    ordered = (log_weight - log_weight.max(0).values).sort(0).values.exp()
+    x = ordered[-tail:] - ordered[-tail - 1]  # [M, N] increasing, from 0
+    quarter = x[int(tail / 4 + 0.5) - 1].clamp(min=1e-300)
+    n_grid = 30 + int(math.sqrt(tail))
+    grid = torch.arange(1, n_grid + 1, dtype=x.dtype, device=x.device)[:, None]
+    theta = 1 / x[-1] + (1 - (n_grid / (grid - 0.5)).sqrt()) / (3 * quarter)  # [grid, N]
+    k = torch.log1p(-theta[:, None] * x).mean(1)
+    likelihood = tail * ((-theta / k).log() - k - 1)
+    weight = likelihood.nan_to_num(nan=-torch.inf).softmax(0)
+    theta = (weight * theta).sum(0)
+    k = torch.log1p(-theta * x).mean(0)
+    shape = (tail * k + 5) / (tail + 10)
+    # equal weights have no tail at all; weights that differ by many orders of magnitude have nothing but one
+    return torch.where(x[-1] <= 1e-12, -torch.inf, shape.nan_to_num(nan=torch.inf))

@@ -1,0 +1,105 @@
+"""How many temperatures for a gap in nats: predicted from what the prerun measured, tried by BDMC, enlarged."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.prerun import Learned, PrerunSettings, tune
+from rdcurve.sampler.target import Target
+
+__all__ = ["Size", "Trial", "size_for_gap"]
+
+logger = logging.getLogger(__name__)
+_PLACES = (1.0, 0.75, 0.5)  # of the schedule, where the gap is tried; it grows along the schedule
+_IMAGES = 4  # simulated at each
+_MARGIN = 0.7  # the gap that a new size aims at, as a share of what is asked for
+
+
+class Trial(NamedTuple):
+    """One size tried."""
+
+    n_temperatures: int
+    gap: float  # largest over the places, nats
+    gap_se: float
+
+
+class Size(NamedTuple):
+    """The size chosen, and why."""
+
+    n_temperatures: int
+    reached: bool  # whether the last trial kept the gap
+    trials: tuple[Trial, ...]
+
+
+def size_for_gap(
+    target: Target,
+    learned: Learned,
+    kernel: Kernel,
+    settings: PrerunSettings,
+    groups: Groups,
+    *,
+    gap: float,
+    n_recorded: int,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Size:
+    """The least number of temperatures tried whose BDMC gap is at most `gap` nats, up to settings.max_temperatures.
+
+    The variance of log w is predicted to be V = L^2 / T (`Learned.length`); log-mean-exp over C chains then lacks about
+    V / (2 C), and the upper bound exceeds by as much. The first size tried keeps V / C at the gap asked for, and V at 4
+    at most; a size that misses is enlarged by what it missed by.
+
+    Args:
+        target: what the curve is measured on; lends prior, decoder and distortion.
+        learned: schedule for any length.
+        kernel, settings, groups: of the formal run and its prerun.
+        gap: nats, asked for.
+        n_recorded: betas of the curve; the schedule has at least twice as many points.
+        checkpoint: keeps the state.
+        progress: called with (temperatures tried, at most).
+    """
+    n_chains = 2 * groups.size if groups.size > 1 else 16  # few: the gap of more chains is smaller
+    variance, most = min(4.0, gap * n_chains), settings.max_temperatures
+    n = max(2 * n_recorded, math.ceil(learned.length**2 / variance) + 1, 20)
+    trials: list[Trial] = []
+    while True:
+        n = min(n, most)
+        phase, seed = f"trial {len(trials)}", seed_of(settings.seed, "trial", len(trials))
+        betas = learned.at_length(n).betas
+        simulated = simulate(
+            target.prior,
+            target.decoder,
+            target.distortion,
+            betas,
+            [round(place * (n - 1)) for place in _PLACES],
+            _IMAGES,
+            seed,
+            target.x.device,
+        )
+        tuning = tune(simulated.target, betas, kernel, settings, groups, checkpoint=checkpoint, phase=f"{phase} tune")
+        result = bdmc(
+            simulated,
+            tuning,
+            kernel,
+            n_chains=n_chains,
+            seed=seed_of(seed, "bdmc"),
+            groups=groups,
+            checkpoint=checkpoint,
+            phase=f"{phase} ",
+        )
+        worst = int(result.gap.argmax())
+        trial = Trial(n, float(result.gap[worst]), float(result.gap_se[worst]))
+        trials.append(trial)
+        logger.info("%d temperatures: BDMC gap %.2f +- %.2f nats", *trial)
+        progress(n, most)
+        if trial.gap <= gap or n >= most:
+            return Size(n, trial.gap <= gap, tuple(trials))
+        n = math.ceil(n * min(max(trial.gap / (_MARGIN * gap), 1.4), 4.0))
