@@ -40,6 +40,7 @@ class RDCurve:
         k_hat: [K, N], Pareto shape of the largest weights; NaN with too few chains.
         spread: [K, N], standard deviation of log Z over the independent groups of chains, nats.
         acceptance: [K, N], HMC acceptance rate since the recorded beta before.
+        doubt: [K, N], how far the highest of several independent determinations of log Z lies above the next, nats.
         facts: how it was measured: settings, versions, n_chains.
     """
 
@@ -59,6 +60,7 @@ class RDCurve:
     k_hat: np.ndarray
     spread: np.ndarray
     acceptance: np.ndarray
+    doubt: np.ndarray
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,16 @@ class RDCurve:
             return getattr(self, quantity).std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(self.beta), np.nan)
         raise ValueError(f"over must be 'chains' or 'images', not {over!r}")
 
+    @property
+    def certified(self) -> np.ndarray:
+        """[K] bool: where independent determinations of log Z on these very images confirm the highest of them.
+
+        Set by `rdcurve.sampler.certify`; False throughout where the curve was measured by one route alone.
+        """
+        if not self.facts.get("n_searches"):
+            return np.zeros(len(self.beta), dtype=bool)
+        return self.doubt.mean(1) <= self.facts["tolerance"]
+
     def bits(self) -> np.ndarray:
         """Mean rate in bits, [K]."""
         return self.mean("rate") / np.log(2)
@@ -97,6 +109,8 @@ class RDCurve:
             columns[quantity] = self.mean(quantity)
             for over in ("chains", "images"):
                 columns[f"{quantity}_se_{over}"] = self.standard_error(quantity, over)
+        columns["doubt"] = self.doubt.mean(1)
+        columns["certified"] = self.certified
         columns["ess_min"] = self.ess.min(1)
         columns["acceptance_min"] = self.acceptance.min(1)
         return pd.DataFrame(columns)

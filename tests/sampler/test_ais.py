@@ -6,9 +6,9 @@ import torch
 from problems import DTYPE, curved_decoder, linear_problem, quadrature, threshold
 
 import rdcurve
-from rdcurve.sampler.ais import Groups, Tuning, advance, log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import Groups, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.estimate import estimate, pareto_k, virial
+from rdcurve.sampler.estimate import estimate
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.metric import identity

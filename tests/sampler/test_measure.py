@@ -17,9 +17,10 @@ from rdcurve.sampler.checkpoint import Checkpoint, Interrupted, content_key
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
-from rdcurve.sampler.prerun import PrerunSettings, load_tuning, save_tuning, tune
+from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
+from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 
 BETAS = sigmoid(60, 5.0)
 RECORDED = recorded_steps(60, 10)
@@ -147,7 +148,7 @@ def test_a_changed_decoder_or_tuning_is_another_run(problem, tuning, tmp_path):
 
 def test_tuning_file_round_trip(problem, tuning, tmp_path):
     save_tuning(tmp_path / "t", tuning, {"curve": "test"})
-    loaded, facts = load_tuning(tmp_path / "t", DTYPE)
+    loaded, _, facts = load_tuning(tmp_path / "t", DTYPE)
     assert facts["curve"] == "test"
     assert torch.equal(loaded.betas, tuning.betas)
     assert torch.allclose(loaded.step_sizes.double(), tuning.step_sizes, rtol=1e-6)

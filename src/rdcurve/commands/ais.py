@@ -11,15 +11,15 @@ from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.measure import formal_run
-from rdcurve.sampler.prerun import load_tuning
 from rdcurve.sampler.schedule import recorded_steps
+from rdcurve.sampler.tuning_file import load_tuning
 from rdcurve.settings import section
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
     target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
-    tuning, learned = load_tuning(args.step_sizes, loaded.dtype, target.x.device)
+    tuning, descent, learned = load_tuning(args.step_sizes, loaded.dtype, target.x.device)
     settings = section(params, "ais", args.name)
 
     def save(curve: RDCurve) -> None:
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         n_chains=settings["n_chains"],
         seed=settings["seed"],
         groups=groups,
+        descent=descent,
         state_folder=args.state,
         save_every=args.save_every,
         time_limit=args.time_limit,

@@ -16,8 +16,9 @@ from rdcurve.progress import Progress
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.measure import run_key
-from rdcurve.sampler.prerun import PrerunSettings, load_tuning, tune
+from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps
+from rdcurve.sampler.tuning_file import load_tuning
 from rdcurve.settings import section
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
     target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
     settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
-    betas = load_tuning(args.step_sizes, loaded.dtype, target.x.device)[0].betas
+    betas = load_tuning(args.step_sizes, loaded.dtype, target.x.device).tuning.betas
     steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
     simulated = simulate(
         target.prior,

@@ -10,10 +10,12 @@ from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
 from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.measure import run_key
-from rdcurve.sampler.prerun import PrerunSettings, learn, save_tuning, tune
+from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.sizing import size_for_gap
+from rdcurve.sampler.tuning_file import save_tuning
 from rdcurve.settings import section
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     key = run_key(target, None, curve=entry, sampler=sampler, prerun=values)
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
         facts: dict[str, Any] = {"curve": args.name}
+        descent = None
         if settings.schedule == "sigmoid":
             betas = sigmoid(entry["n_temperatures"], entry["beta_max"], settings.sharpness)
             tuning = tune(target, betas, kernel, settings, groups, checkpoint=checkpoint, progress=show)
@@ -53,8 +56,10 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                         entry["gap"], settings.max_temperatures, size.trials[-1].gap,
                     )  # fmt: skip
             tuning = learned.at_length(n)
+            if settings.n_starts and groups.size > 1:
+                descent = learn_descent(target, tuning, learned, kernel, settings, checkpoint=checkpoint, progress=show)
         args.guard.check()
-        save_tuning(args.output, tuning, facts)
+        save_tuning(args.output, tuning, facts, descent)
         checkpoint.remove()
     low, high = float(tuning.step_sizes.min()), float(tuning.step_sizes.max())
     print(f"{args.name}: {len(tuning.betas)} temperatures; step sizes {low:.3g} to {high:.3g}")

@@ -7,6 +7,7 @@ the noise of R is mostly that of beta D, and correlated with that of log Z.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -68,8 +69,17 @@ def virial(state: State, log_weight: Tensor, beta: float, size: int) -> Tensor:
     return 0.5 * ((offset * force).sum(-1) - z.shape[-1])
 
 
-def estimate(log_weight: Tensor, distortion: Tensor, virial: Tensor, beta: float, size: int = 1) -> Estimate:
+def estimate(
+    log_weight: Tensor,
+    distortion: Tensor,
+    virial: Tensor,
+    beta: float,
+    size: int = 1,
+    routes: Sequence[tuple[int, Tensor]] | None = None,
+) -> Estimate:
     """Log Z, distortion and rate of each image at `beta`.
+
+    With several routes to beta, Z is the mean of what they say with fixed weights, unbiased as each of them is.
 
     Args:
         log_weight: [C, N] float64, nats.
@@ -77,7 +87,13 @@ def estimate(log_weight: Tensor, distortion: Tensor, virial: Tensor, beta: float
         virial: [C, N] float64, what `virial` gives; zeros give no reduction of noise.
         beta: inverse temperature.
         size: chains per group, a divisor of C.
+        routes: (number of groups, weight [N]) of each route, in the order of the chains; default: one.
     """
+    n = len(log_weight) // size
+    routes = [(n, log_weight.new_ones(log_weight.shape[1]))] if routes is None else routes
+    # weights of all chains such that their plain mean is the weighted mean over the routes
+    per_group = torch.cat([(weight * n / m).log().expand(m, -1) for m, weight in routes])  # [G, N]
+    log_weight = log_weight + per_group.repeat_interleave(size, 0)
     grouped = log_weight.unflatten(0, (-1, size))
     share = grouped.softmax(1)
     mean_d, mean_h, mean_square = (
@@ -86,7 +102,7 @@ def estimate(log_weight: Tensor, distortion: Tensor, virial: Tensor, beta: float
     group_log_z = grouped.logsumexp(1) - math.log(size)
     slope = _slope(log_weight, distortion, virial)
 
-    def summarise(log_z: Tensor, n: int) -> Tensor:
+    def summarise(log_z: Tensor) -> Tensor:
         """log Z, D, R, and D and R with the virial, from the groups' log Z [G, N] or [left out, G, N]."""
         weight = log_z.softmax(-2)
         total = log_z.logsumexp(-2) - math.log(n)
@@ -94,13 +110,18 @@ def estimate(log_weight: Tensor, distortion: Tensor, virial: Tensor, beta: float
         d_cv = d - slope * (weight * mean_h).sum(-2)
         return torch.stack([total, d, -total - beta * d, d_cv, -total - beta * d_cv])
 
-    n = len(group_log_z)
-    values = summarise(group_log_z, n)
-    errors = torch.full_like(values, torch.nan)
-    if n > 1:
-        left_out = torch.eye(n, dtype=torch.bool, device=log_weight.device)[:, :, None]
-        without = summarise(group_log_z[None].masked_fill(left_out, -torch.inf), n - 1)  # [5, left out, N]
-        errors = ((n - 1) * (without - without.mean(1, keepdim=True)).square().mean(1)).sqrt()
+    values = summarise(group_log_z)
+    errors = torch.zeros_like(values)
+    first = 0
+    for m, _ in routes:  # leave out one group of a route, whose others then count for it
+        others = math.log(m / (m - 1)) if m > 1 else math.nan
+        without = group_log_z[None].repeat(m, 1, 1)
+        without[:, first : first + m] += others
+        without[torch.arange(m), first + torch.arange(m)] = -torch.inf
+        changed = summarise(without)  # [5, left out, N]
+        errors += (m - 1) * (changed - changed.mean(1, keepdim=True)).square().mean(1)
+        first += m
+    errors = errors.sqrt()
     log_z, d, rate, d_cv, rate_cv = values
     weight = group_log_z.softmax(0)
     variance = (weight * mean_square).sum(0) - d.square()

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, start_from_prior
+from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, group_log_mean_exp, start_from_prior
+from rdcurve.sampler.certify import TOLERANCE, doubt
 from rdcurve.sampler.checkpoint import Checkpoint, code_digest, content_key
+from rdcurve.sampler.descent import Descent, descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.estimate import Estimate, estimate, virial
 from rdcurve.sampler.hmc import Kernel
@@ -74,6 +76,7 @@ def formal_run(
     n_chains: int,
     seed: int,
     groups: Groups = Groups(),
+    descent: Descent | None = None,
     images: Tensor | None = None,
     state_folder: str | None = None,
     save_every: float = 30.0,
@@ -92,6 +95,8 @@ def formal_run(
         n_chains: C, chains per image.
         seed: never that of the prerun.
         groups: chains that resample among themselves; their size divides C.
+        descent: of the second route, down from the modes, with one more group of chains for each of its searches; None
+            for the route up alone.
         images: [N] int64, names of the images, which key the noise; default 0 .. N - 1. With their names and the same
             tuning, some of the images give the same numbers, to the bit, as all of them together.
         state_folder: where the state is kept, so that a killed run goes on where it was; None keeps none.
@@ -130,14 +135,22 @@ def formal_run(
         **(facts or {}),
     }
     chains = start_from_prior(target, seed, images, n_chains)
-    key = "" if state_folder is None else run_key(target, tuning, facts=facts, recorded=list(recorded), images=images)
-    empty = torch.zeros(len(recorded), n_chains, n_images, dtype=torch.float64, device=device)
+    searches = () if descent is None else descent.searches
+    facts |= {"n_searches": len(searches), "tolerance": TOLERANCE}
+    key = ""
+    if state_folder is not None:
+        way_down = None if descent is None else _descent_key(descent)
+        key = run_key(target, tuning, facts=facts, recorded=list(recorded), images=images, descent=way_down)
+    n_down, n_groups = len(searches) * groups.size, n_chains // groups.size
+    empty = torch.zeros(len(recorded), n_chains + n_down, n_images, dtype=torch.float64, device=device)
     record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone())
+
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
         chains, record = checkpoint.resume("up", _Run(chains, record))
+        n_total = n_steps * (1 if descent is None else 2)
 
         def after_step(now: Chains) -> None:
-            progress(now.step, n_steps)
+            progress(now.step, n_total)
             if now.step != until:  # there the estimate is noted first
                 checkpoint.offer("up", _Run(now, record))
 
@@ -157,22 +170,109 @@ def formal_run(
                 groups=groups,
                 after_step=after_step,
             )
-            record.log_weight[k] = chains.log_weight
-            record.distortion[k] = chains.state.point.distortion
-            record.virial[k] = virial(chains.state, chains.log_weight, float(betas[until]), groups.size)
+            record.log_weight[k, :n_chains] = chains.log_weight
+            record.distortion[k, :n_chains] = chains.state.point.distortion
+            record.virial[k, :n_chains] = virial(chains.state, chains.log_weight, float(betas[until]), groups.size)
             record.acceptance[k] = chains.acceptance / chains.n_moves
             chains = chains.recount()
             checkpoint.offer("up", _Run(chains, record))
-        rows = [
-            estimate(record.log_weight[k], record.distortion[k], record.virial[k], float(betas[step]), groups.size)
-            for k, step in enumerate(recorded)
-        ]
-        arrays = {name: torch.stack(values).cpu().numpy() for name, values in _columns(rows).items()}
-        arrays["acceptance"] = record.acceptance.cpu().numpy()
+        if descent is not None:
+            record = _descend(
+                target, descent, recorded, kernel, groups, n_chains, seed, images, checkpoint, record, progress
+            )
+        arrays = _estimates(record, betas[list(recorded)], n_groups, groups, descent, recorded)
         curve = RDCurve(beta=betas[list(recorded)].numpy(), facts=facts, **arrays)
         save(curve)
         checkpoint.remove()
     return curve
+
+
+def _descend(
+    target: Target,
+    descent: Descent,
+    recorded: Sequence[int],
+    kernel: Kernel,
+    groups: Groups,
+    n_up: int,
+    seed: int,
+    images: Tensor,
+    checkpoint: Checkpoint,
+    record: _Recorded,
+    progress: Progress,
+) -> _Recorded:
+    """The second route, noted beside the first."""
+    here, n_steps = slice(n_up, None), len(descent.tuning.betas) - 1
+
+    def resume(start: Chains) -> Chains:
+        nonlocal record
+        chains, record = checkpoint.resume("down", _Run(start, record))
+        return chains
+
+    def note(k: int, chains: Chains) -> None:
+        beta = float(descent.tuning.betas[recorded[k]])
+        record.log_weight[k, here] = chains.log_weight
+        record.distortion[k, here] = chains.state.point.distortion
+        record.virial[k, here] = virial(chains.state, chains.log_weight, beta, groups.size)
+        checkpoint.offer("down", _Run(chains.recount(), record))
+
+    def after_step(now: Chains, noted: bool) -> None:
+        progress(n_steps + now.step, 2 * n_steps)
+        if not noted:
+            checkpoint.offer("down", _Run(now, record))
+
+    descend(
+        target,
+        descent,
+        recorded,
+        kernel,
+        n_chains=len(descent.searches) * groups.size,
+        seed=seed_of(seed, "down"),
+        images=images,
+        note=note,
+        resume=resume,
+        after_step=after_step,
+    )
+    return record
+
+
+def _estimates(
+    record: _Recorded,
+    beta: Tensor,
+    n_groups: int,
+    groups: Groups,
+    descent: Descent | None,
+    recorded: Sequence[int],
+) -> dict[str, Any]:
+    """The arrays of a curve, by name."""
+    rows, doubts = [], []
+    for k in range(len(beta)):
+        routes = None
+        if descent is not None:
+            share = descent.share[recorded[k]]
+            routes = [(n_groups, share), (len(descent.searches), 1 - share)]
+        rows.append(
+            estimate(record.log_weight[k], record.distortion[k], record.virial[k], float(beta[k]), groups.size, routes)
+        )
+        log_z = group_log_mean_exp(record.log_weight[k], groups.size)
+        if descent is None:
+            doubts.append(doubt(log_z))
+        else:
+            doubts.append(doubt(log_z[:n_groups], log_z[n_groups:], sum(s.hits for s in descent.searches)))
+    arrays = {name: torch.stack([getattr(row, name) for row in rows]) for name in Estimate._fields}
+    arrays |= {"acceptance": record.acceptance, "doubt": torch.stack(doubts)}
+    return {name: value.cpu().numpy() for name, value in arrays.items()}
+
+
+def _descent_key(descent: Descent) -> str:
+    """A hash of everything in it."""
+    flat: dict[str, Any] = {
+        "bridge": descent.bridge_sizes,
+        "share": descent.share,
+        "starts": descent.tuning.metric.starts,
+    }
+    flat |= {"sizes": descent.tuning.step_sizes, "values": descent.tuning.metric.eigenvalues}
+    flat |= {f"{name}{i}": v for i, s in enumerate(descent.searches) for name, v in s._asdict().items()}
+    return content_key(**flat)
 
 
 def measure(
@@ -243,9 +343,12 @@ def measure(
     def first(done: int, total: int) -> None:
         progress(done, total + n_temperatures - 1)
 
+    descent = None
     if betas is None:
         learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=first)
         tuning, n_before = learned.at_length(n_temperatures), len(learned.cost) * prerun_settings.n_rounds
+        if prerun_settings.n_starts and groups.size > 1:
+            descent = learn_descent(target, tuning, learned, kernel, prerun_settings)
     else:
         tuning = tune(target, betas, kernel, prerun_settings, groups, progress=first)
         n_before = min(len(betas), prerun_settings.round_temperatures) - 1
@@ -257,9 +360,6 @@ def measure(
         n_chains=n_chains,
         seed=seed,
         groups=groups,
+        descent=descent,
         progress=lambda done, total: progress(n_before + done, n_before + total),
     )
-
-
-def _columns(rows: list[Estimate]) -> dict[str, list[Tensor]]:
-    return {name: [getattr(row, name) for row in rows] for name in Estimate._fields}

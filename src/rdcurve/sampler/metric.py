@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rdcurve.sampler.target import Target
 
-__all__ = ["Metric", "decompose", "gauss_newton", "identity"]
+__all__ = ["Metric", "curvature", "decompose", "gauss_newton", "identity"]
 
 _VALUES = 1 << 25  # of the Jacobians held at once
 
@@ -64,8 +64,6 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
     """G(z) averaged over the chains, and over the images if `pooled`.
 
-    Works for any decoder and distortion that torch can differentiate in forward mode.
-
     Args:
         target: of N images.
         z: [C, N, latent].
@@ -75,34 +73,41 @@ def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
         [N, latent, latent], or [1, latent, latent].
 
     Raises:
-        ValueError: torch cannot; the prerun meets it at its first step.
+        ValueError: torch has no forward-mode derivative of the decoder; the prerun meets it at its first step.
     """
+    matrices = curvature(target, z).mean(0)
+    return matrices.mean(0, keepdim=True) if pooled else matrices
+
+
+def curvature(target: Target, z: Tensor) -> Tensor:
+    """G at every code, z [C, N, latent] -> [C, N, latent, latent].
+
+    Works for any decoder and distortion that torch can differentiate in forward mode.
+
+    Raises:
+        ValueError: torch cannot.
+    """
+    block = max(1, _VALUES // (z.shape[0] * z.shape[2] * math.prod(target.x.shape[1:])))
     try:
-        return _mean_gauss_newton(target, z, pooled)
+        parts = [
+            _curvature(target.select(slice(i, i + block)), z[:, i : i + block]) for i in range(0, z.shape[1], block)
+        ]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"the decoder or the distortion has no forward-mode derivative ({error}), "
             "which the Gauss-Newton metric needs; choose the metric 'identity'"
         ) from error
+    return torch.cat(parts, 1)
 
 
-def _mean_gauss_newton(target: Target, z: Tensor, pooled: bool) -> Tensor:
-    n_values = z.shape[0] * z.shape[2] * math.prod(target.x.shape[1:])
-    block = max(1, _VALUES // n_values)
-    matrices = torch.cat(
-        [_gauss_newton(target.select(slice(i, i + block)), z[:, i : i + block]) for i in range(0, z.shape[1], block)]
-    )
-    return matrices.mean(0, keepdim=True) if pooled else matrices
-
-
-def _gauss_newton(target: Target, z: Tensor) -> Tensor:
+def _curvature(target: Target, z: Tensor) -> Tensor:
     def slope(reconstruction: Tensor) -> Tensor:
         return torch.func.grad(lambda r: target.distortion(target.x, r).sum())(reconstruction)
 
-    jacobian, curvature = [], []
+    jacobian, along_slope = [], []
     for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
         reconstruction, along = torch.func.jvp(target.decoder, (z,), (direction.expand_as(z),))
         jacobian.append(along.flatten(2))
-        curvature.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten(2))
-    matrix = torch.einsum("icnp,jcnp->nij", torch.stack(jacobian), torch.stack(curvature)) / z.shape[0]
+        along_slope.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten(2))
+    matrix = torch.stack(jacobian, 2) @ torch.stack(along_slope, 2).mT
     return (0.5 * (matrix + matrix.mT)).detach()

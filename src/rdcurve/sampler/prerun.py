@@ -14,16 +14,14 @@ of the whole log weight, sum c_b / n_b, is least for n_b in proportion to sqrt(c
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rdcurve.files import load_arrays, save_arrays
-from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, start_from_prior
+from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
@@ -32,9 +30,8 @@ from rdcurve.sampler.schedule import geometric, respaced, retimed
 from rdcurve.sampler.step_size import Adaptive, RunningMean, smooth
 from rdcurve.sampler.target import Target
 
-__all__ = ["Learned", "PrerunSettings", "learn", "load_tuning", "save_tuning", "tune"]
+__all__ = ["Learned", "PrerunSettings", "Swept", "learn", "sweep", "tune"]
 
-_KIND = "rdcurve tuning"
 _CHOICES = {
     "schedule": ("learned", "sigmoid"),
     "metric": ("identity", "pooled", "image"),
@@ -61,6 +58,8 @@ class PrerunSettings:
     smoothing: int = 31  # schedule steps in the moving average of the learned step sizes
     metric: str = "image"  # none, one for all images, one per image
     n_blocks: int = 20  # of a sweep; metric and work variance are measured once in each
+    n_starts: int = 12  # of each search for modes, where the second route starts; 0: no second route
+    n_modes: int = 8  # that a search keeps, per image
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -74,6 +73,7 @@ class Swept(NamedTuple):
     tuning: Tuning  # on the schedule of the sweep
     work: Tensor  # [B, N] V_b, variance over the chains of the work of each block, in nats^2
     ends: tuple[int, ...]  # [B] schedule index where each block ends
+    log_z: Tensor  # [T + 1, N] as the adaptive run sees it: no bound, and good to know
 
 
 class Learned(NamedTuple):
@@ -181,6 +181,7 @@ class _Sweep(NamedTuple):
     eigenvectors: Tensor  # [B, N or 1, latent, latent]
     work: Tensor  # [C, N] of the present block
     variances: Tensor  # [B, N]
+    log_z: Tensor  # [T + 1, N]
 
 
 def sweep(
@@ -226,9 +227,10 @@ def sweep(
             torch.zeros(n_blocks, n_metrics, latent_dim, latent_dim, dtype=z_type, device=device),
             torch.zeros_like(chains.log_weight),
             torch.zeros(n_blocks, n_images, dtype=torch.float64, device=device),
+            torch.zeros(n_steps + 1, n_images, dtype=torch.float64, device=device),
         ),
     )
-    chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances = state
+    chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances, log_z = state
     if isinstance(rule, RunningMean):
         rule.accepted = accepted
     resampling = Groups(n_chains, groups.resample_below) if groups.size > 1 else Groups()
@@ -239,10 +241,11 @@ def sweep(
 
     def now(chains: Chains) -> _Sweep:
         accepted = rule.accepted if isinstance(rule, RunningMean) else torch.zeros(0)
-        return _Sweep(chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances)
+        return _Sweep(chains, rule.table, accepted, eigenvalues, eigenvectors, work, variances, log_z)
 
     def remember(after: Chains) -> None:
         nonlocal work
+        log_z[after.step] = log_mean_exp(after.log_weight)
         if after.step < n_steps:
             work = work + (ladder[after.step + 1] - ladder[after.step]) * after.state.point.distortion
         progress(after.step)
@@ -277,7 +280,7 @@ def sweep(
     if given is None:
         metric = Metric(tuple(ladder[i] for i in starts), eigenvalues, eigenvectors)
     table = rule.table if isinstance(rule, RunningMean) else smooth(rule.table, settings.smoothing)
-    return Swept(Tuning(betas, table, metric), variances, ends)
+    return Swept(Tuning(betas, table, metric), variances, ends, log_z)
 
 
 def _first_beta(target: Target, beta_max: float, seed: int) -> float:
@@ -303,33 +306,3 @@ def _cost(swept: Swept, target: Target) -> Tensor:
     cost = (neighbours[:-2] * neighbours[1:-1] * neighbours[2:]).pow(1 / 3)  # less noise, no block forgotten
     cost = cost.clamp(min=0.05 * float(cost.mean()))
     return (cost / counts).repeat_interleave(counts)
-
-
-def save_tuning(path: str | os.PathLike[str], tuning: Tuning, facts: dict[str, Any]) -> None:
-    """Write a tuning. Step sizes and eigenvalues need few digits, only to be the same in every run: float32."""
-    arrays = {
-        "betas": tuning.betas,
-        "step_sizes": tuning.step_sizes.float(),
-        "metric_starts": torch.tensor(tuning.metric.starts, dtype=torch.float64),
-        "metric_eigenvalues": tuning.metric.eigenvalues.float(),
-        "metric_eigenvectors": tuning.metric.eigenvectors.float(),
-    }
-    save_arrays(path, _KIND, {name: value.cpu().numpy() for name, value in arrays.items()}, facts)
-
-
-def load_tuning(
-    path: str | os.PathLike[str], dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> tuple[Tuning, dict[str, Any]]:
-    """Read a tuning for chains of a type, and what was noted with it.
-
-    Raises:
-        FileError: missing, cut or foreign file.
-    """
-    arrays, facts = load_arrays(path, _KIND)
-    tensors = {name: torch.from_numpy(value.copy()).to(device) for name, value in arrays.items()}
-    metric = Metric(
-        tuple(tensors["metric_starts"].tolist()),
-        tensors["metric_eigenvalues"].to(dtype),
-        tensors["metric_eigenvectors"].to(dtype),
-    )
-    return Tuning(tensors["betas"].cpu(), tensors["step_sizes"], metric), facts

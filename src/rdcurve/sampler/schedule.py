@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_schedule", "geometric", "recorded_steps", "respaced", "retimed", "sigmoid"]
+__all__ = ["check_schedule", "geometric", "interpolated", "recorded_steps", "respaced", "retimed", "sigmoid"]
 
 
 def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Tensor:
@@ -72,19 +72,24 @@ def respaced(betas: Tensor, cost: Tensor, n_temperatures: int) -> Tensor:
     return check_schedule(new)
 
 
-def retimed(table: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """A positive table by index of the schedule `before`, [T + 1, ...], at the betas of `after`: log-log interpolation.
+def interpolated(table: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A table [T + 1, ...] by index of the schedule `before`, at the betas of `after`: linear in log beta.
 
-    Row 0 belongs to beta = 0 and is never used.
+    Row 0 belongs to beta = 0; the result has the next row there.
     """
     old, new = before[1:].log(), after[1:].log()
-    right = torch.searchsorted(old, new).clamp(1, len(old) - 1) if len(old) > 1 else torch.zeros_like(new).long()
+    right = torch.searchsorted(old, new).clamp(1, len(old) - 1) if len(old) > 1 else torch.zeros(len(new)).long()
     left = (right - 1).clamp(min=0)
     share = ((new - old[left]) / (old[right] - old[left]).clamp(min=1e-12)).clamp(0, 1)
-    logs = table[1:].log()
     share = share.view(-1, *[1] * (table.ndim - 1)).to(table)
-    rows = ((1 - share) * logs[left.to(table.device)] + share * logs[right.to(table.device)]).exp()
+    table = table[1:]
+    rows = (1 - share) * table[left.to(table.device)] + share * table[right.to(table.device)]
     return torch.cat([rows[:1], rows])
+
+
+def retimed(table: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The same for a positive table, with its logarithm linear in log beta."""
+    return interpolated(table.log(), before, after).exp()
 
 
 def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:

@@ -46,6 +46,7 @@ class Adaptive:
         initial: float = 0.5,
         target_acceptance: float = 0.8,
         gain: float = 0.3,
+        reverse: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if not 0 < target_acceptance < 1:
@@ -53,17 +54,19 @@ class Adaptive:
         self.table = torch.full((n_steps + 1, n_images), initial, dtype=torch.float64, device=device)
         self.target_acceptance = target_acceptance
         self.gain = gain
+        self._towards = -1 if reverse else 1
 
     def __getitem__(self, index: int) -> Tensor:
         return self.table[index]
 
     def observe(self, index: int, transition: Transition) -> None:
         surplus = transition.acceptance_rate.mean(0) - self.target_acceptance
-        if index + 1 < len(self.table):  # row `index` stays what was used there
+        following = index + self._towards  # row `index` stays what was used there
+        if 0 <= following < len(self.table):
             n = len(surplus)  # images that have left the run keep their last step size
-            self.table[index + 1] = self.table[index]
-            self.table[index + 1, :n] *= (self.gain * surplus).exp()
-            self.table[index + 1].clamp_(_SMALLEST, _LARGEST)
+            self.table[following] = self.table[index]
+            self.table[following, :n] *= (self.gain * surplus).exp()
+            self.table[following].clamp_(_SMALLEST, _LARGEST)
 
 
 class RunningMean:

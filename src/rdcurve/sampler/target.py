@@ -53,6 +53,12 @@ class Target:
             (grad_log_prior,) = torch.autograd.grad(log_prior.sum(), z)
         return Point(z.detach(), log_prior.detach().double(), distortion, grad_log_prior, grad_distortion)
 
+    def distortions(self, z: Tensor) -> Tensor:
+        """d alone, [C, N, latent] -> [C, N] float64, without the gradient."""
+        rows = max(1, (1 << 22) // (z.shape[1] * math.prod(self.x.shape[1:])))
+        with torch.no_grad():
+            return torch.cat([self.distortion(self.x, self.decoder(part)).double() for part in z.split(rows)])
+
     def _distortion(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """d and its gradient, computed in tiles of a fixed number of rows."""
         n_chains, n_images, latent_dim = z.shape

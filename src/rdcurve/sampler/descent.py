@@ -1,0 +1,276 @@
+"""The second route to the curve: from the modes at beta_max down to the prior.
+
+A run from the prior meets modes by chance and stays in them; a run from the modes starts where they are, and heating
+opens the way out. Both give unbiased weights, hence stochastic lower bounds on log Z, at every beta, and they fail in
+different ways: where they agree on real images, that is evidence, and where they do not, the higher one is closer.
+
+From a mixture m(z) of Gaussians around the modes (`rdcurve.sampler.modes`), whose density is known, chains cross
+
+    m(z)^(1 - t) [p(z) exp(-beta_max d)]^t,    t = 0 .. 1,
+
+and then walk the schedule backwards. E[w] = Z(beta) at every beta on the way. Chains never resample here: a mode that
+weighs nothing at beta_max may be what matters lower down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rdcurve.sampler.ais import Chains, Tuning, advance, log_mean_exp, start_at
+from rdcurve.sampler.checkpoint import Checkpoint
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.metric import Metric, decompose, gauss_newton
+from rdcurve.sampler.modes import Mixture, Modes, find_modes, mixture_at
+from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.prerun import Learned, PrerunSettings
+from rdcurve.sampler.schedule import interpolated, respaced, retimed
+from rdcurve.sampler.step_size import Adaptive, Frozen, StepSizes, smooth
+from rdcurve.sampler.target import Point, Target
+
+__all__ = ["Descent", "descend", "learn_descent"]
+
+_BRIDGE = torch.linspace(0, 1, 21, dtype=torch.float64)  # t; the mixture is close already
+
+
+class Descent(NamedTuple):
+    """What the route down replays: independent searches, each the start of a group of chains, and a tuning."""
+
+    searches: tuple[Modes, ...]
+    bridge_sizes: Tensor  # [B + 1, N] float64
+    tuning: Tuning  # by schedule index, as for the route up
+    share: Tensor  # [T + 1, N] weight of the route up in the mean of both, between 0.05 and 0.95
+
+    def select(self, images: slice | Tensor) -> Descent:
+        """The descent of some of the images."""
+        searches = tuple(Modes(s.z[:, images], s.found[:, images], s.hits[images]) for s in self.searches)
+        return Descent(searches, self.bridge_sizes[:, images], self.tuning.select(images), self.share[:, images])
+
+
+class _Bridge:
+    """The target of t between mixture and q_beta, in the form that the annealing loop asks for."""
+
+    def __init__(self, target: Target, mixtures: Sequence[Mixture], beta: float) -> None:
+        self.target, self.mixtures, self.beta = target, mixtures, beta
+        self.x = target.x
+
+    def at(self, z: Tensor) -> Point:
+        point = self.target.at(z)
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            parts = z.chunk(len(self.mixtures))
+            log_m = torch.cat([m.log_prob(part) for m, part in zip(self.mixtures, parts, strict=True)])
+            (grad_log_m,) = torch.autograd.grad(log_m.sum(), z)
+        log_m = log_m.detach()
+        return Point(
+            z.detach(),
+            log_m,
+            log_m + self.beta * point.distortion - point.log_prior,
+            grad_log_m,
+            grad_log_m + self.beta * point.grad_distortion - point.grad_log_prior,
+        )
+
+
+class _Constant:
+    """One factor of the metric at every t."""
+
+    def __init__(self, factor: Tensor) -> None:
+        self._factor = factor
+
+    def factor(self, beta: float, n_images: int) -> Tensor:
+        return self._factor[:n_images]
+
+
+def learn_descent(
+    target: Target,
+    tuning: Tuning,
+    learned: Learned,
+    kernel: Kernel,
+    settings: PrerunSettings,
+    *,
+    n_searches: int = 2,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Descent:
+    """Search the modes, and learn step sizes and metric on the way down from them.
+
+    Args:
+        target: of N images.
+        tuning: of the route up; lends the schedule.
+        learned: what the route up has learned, among it its log Z.
+        kernel: the moves of the formal run.
+        settings: how to learn, among it `n_starts` and `n_modes` of each search.
+        n_searches: independent of each other.
+        checkpoint: keeps the state.
+        progress: called with (steps done, steps in all).
+    """
+    checkpoint = Checkpoint(None) if checkpoint is None else checkpoint
+    betas, device = tuning.betas, target.x.device
+    images = torch.arange(len(target.x), device=device)
+    shape = (settings.n_modes, len(images))
+    nothing = Modes(
+        torch.zeros(*shape, target.prior.event_shape[0], dtype=target.x.dtype, device=device),
+        torch.zeros(shape, dtype=torch.bool, device=device),
+        torch.zeros(len(images), dtype=torch.int64, device=device),
+    )
+    searches = []
+    for number in range(n_searches):
+        modes = checkpoint.resume(f"search {number}", nothing)
+        if not modes.found.any():
+            modes = find_modes(
+                target,
+                float(betas[-1]),
+                images,
+                seed=seed_of(settings.seed, "search", number),
+                n_starts=settings.n_starts,
+                n_modes=settings.n_modes,
+            )
+            checkpoint.offer(f"search {number}", modes)
+        searches.append(modes)
+    thinned = betas
+    if len(betas) > settings.round_temperatures:
+        thinned = respaced(betas, torch.ones(len(betas) - 1), settings.round_temperatures)
+    n_steps, n_bridge = len(thinned) - 1, len(_BRIDGE) - 1
+
+    def rule(n: int, reverse: bool) -> Adaptive:
+        return Adaptive(
+            n,
+            len(images),
+            target_acceptance=settings.target_acceptance,
+            gain=settings.gain,
+            reverse=reverse,
+            device=device,
+        )
+
+    across, down = rule(n_bridge, False), rule(n_steps, True)
+    seed = seed_of(settings.seed, "descent")
+    chains = _cross(target, searches, thinned, across, kernel, settings.n_chains, seed, images)
+    n_blocks = min(settings.n_blocks, n_steps)
+    eigenvalues, eigenvectors = [], []
+    starts = [n_steps * block // n_blocks for block in range(n_blocks, 0, -1)]  # schedule indices, decreasing
+    log_z = torch.zeros(n_steps + 1, len(images), dtype=torch.float64, device=device)
+    log_z[n_steps] = log_mean_exp(chains.log_weight)
+
+    def remember(now: Chains) -> None:
+        log_z[n_steps - now.step] = log_mean_exp(now.log_weight)
+        progress(now.step, n_steps)
+
+    ends = [*starts[1:], 0]
+    for end in ends:
+        matrix = decompose(gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled"))
+        eigenvalues.append(matrix[0])
+        eigenvectors.append(matrix[1])
+        metric = Metric((0.0,), matrix[0][None], matrix[1][None])
+        chains = advance(
+            target,
+            thinned,
+            chains,
+            down,
+            metric,
+            kernel,
+            seed=seed,
+            images=images,
+            until=n_steps - end,
+            reverse=True,
+            after_step=remember,
+        )
+    from_below = tuple(float(thinned[end]) for end in reversed(ends))  # beta where each block begins
+    metric = Metric(from_below, torch.stack(eigenvalues[::-1]), torch.stack(eigenvectors[::-1]))
+    table = retimed(smooth(down.table, settings.smoothing), thinned, betas)
+    # Any fixed weights keep the mean of both unbiased. Equal ones would cost log 2 wherever a route is of no use.
+    up = interpolated(learned.swept.log_z, learned.swept.tuning.betas, betas)
+    share = (up - interpolated(log_z, thinned, betas)).sigmoid().clamp(0.05, 0.95)
+    return Descent(tuple(searches), smooth(across.table, 5), Tuning(betas, table, metric), share)
+
+
+def _cross(
+    target: Target,
+    searches: Sequence[Modes],
+    betas: Tensor,
+    step_sizes: StepSizes,
+    kernel: Kernel,
+    n_chains: int,
+    seed: int,
+    images: Tensor,
+) -> Chains:
+    """Chains from the mixtures to q_beta_max, weighted; step 0 of the way down. A group of chains per search."""
+    beta = float(betas[-1])
+    mixtures = [mixture_at(target, modes, beta) for modes in searches]
+    share = n_chains // len(mixtures)
+    z = torch.cat([m.sample(seed_of(seed, i), images, share) for i, m in enumerate(mixtures)])
+    bridge = _Bridge(target, mixtures, beta)
+    # the metric of the best mode that any search has found
+    potentials = torch.stack([beta * target.distortions(modes.z[:1])[0] for modes in searches])
+    best = potentials.argmin(0)
+    precision = torch.stack([m.precision[0] for m in mixtures])[best, torch.arange(len(images), device=best.device)]
+    eigenvalues, eigenvectors = torch.linalg.eigh(precision)
+    factor = (eigenvectors * eigenvalues.rsqrt()[:, None, :]).to(z.dtype)
+    chains = start_at(bridge, z, seed_of(seed, "bridge"), images)  # type: ignore[arg-type]
+    chains = advance(
+        bridge,  # type: ignore[arg-type]
+        _BRIDGE,
+        chains,
+        step_sizes,
+        _Constant(factor),  # type: ignore[arg-type]
+        kernel,
+        seed=seed_of(seed, "bridge"),
+        images=images,
+        until=len(_BRIDGE) - 1,
+    )
+    state = chains.state._replace(point=target.at(chains.state.point.z))
+    return chains._replace(step=0, state=state).recount()
+
+
+def descend(
+    target: Target,
+    descent: Descent,
+    recorded: Sequence[int],
+    kernel: Kernel,
+    *,
+    n_chains: int,
+    seed: int,
+    images: Tensor,
+    note: Callable[[int, Chains], None],
+    resume: Callable[[Chains], Chains],
+    after_step: Callable[[Chains, bool], None],
+) -> None:
+    """The formal run down, frozen.
+
+    Args:
+        target: of N images.
+        descent: what `learn_descent` has learned.
+        recorded: schedule indices, increasing.
+        kernel: settings of the moves.
+        n_chains: C, shared among the searches.
+        seed: of this run.
+        images: [N] int64, names of the images.
+        note: called with (place in `recorded`, chains) at every recorded index, from the last.
+        resume: gives the state of a run before this one for the first state.
+        after_step: called with (chains, whether `note` will be called with them) after every step.
+    """
+    betas = descent.tuning.betas
+    last, device = len(betas) - 1, target.x.device
+    bridge = Frozen(descent.bridge_sizes.to(device))
+    chains = resume(_cross(target, descent.searches, betas, bridge, kernel, n_chains, seed, images))
+    for k in range(len(recorded) - 1, -1, -1):
+        until = last - recorded[k]
+        if chains.step > until or (chains.step == until and until > 0):
+            continue
+        chains = advance(
+            target,
+            betas,
+            chains,
+            Frozen(descent.tuning.step_sizes.to(device)),
+            descent.tuning.metric,
+            kernel,
+            seed=seed,
+            images=images,
+            until=until,
+            reverse=True,
+            after_step=lambda now, until=until: after_step(now, now.step == until),  # type: ignore[misc]
+        )
+        note(k, chains)
+        chains = chains.recount()

@@ -1,0 +1,219 @@
+"""Modes of q_beta(z|x) found by optimisation, and the mixture of Gaussians around them.
+
+On real images a decoder may fit in many ways, and chains that come from the prior settle in whichever mode they meet
+first. A search does not: it starts anywhere and goes downhill. What it finds is a place to start chains from at
+beta_max, with proper weights, because the density of the mixture is known (`rdcurve.sampler.descent`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.prior import sample_prior
+from rdcurve.sampler.target import Point, Target, one_thread_per_tile
+
+__all__ = ["Mixture", "Modes", "find_modes", "hessian", "mixture_at"]
+
+_LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
+_ARRIVED = 0.01  # nats that a start may still be above its minimum
+_STUCK = 1e7  # damping of a start that float32 lets come no nearer
+_VALUES = 1 << 22  # data values in one batch of Hessians
+
+
+class Modes(NamedTuple):
+    """Local minima of U = beta d - log p, the best first."""
+
+    z: Tensor  # [M, N, latent]
+    found: Tensor  # [M, N] bool: images with fewer modes have the rest unused
+    hits: Tensor  # [N] int64: how many starts ended in the best mode
+
+
+def find_modes(
+    target: Target, beta: float, images: Tensor, *, seed: int, n_starts: int, n_modes: int, n_iterations: int = 60
+) -> Modes:
+    """Minimise U from many starts by damped Newton steps, with the Hessian's eigenvalues taken absolute.
+
+    So a step leaves a saddle downhill (Dauphin et al. 2014). The Gauss-Newton matrix will not do: where an image is not
+    fitted well, it is far from the Hessian, and the search crawls. Half of the starts are the best of 32 times as many
+    draws from the prior, half are the first of them.
+
+    Args:
+        target: of N images.
+        beta: inverse temperature of the modes.
+        images: [N] int64, keys the noise.
+        seed: two searches with different seeds are independent.
+        n_starts: per image.
+        n_modes: M, kept per image.
+        n_iterations: steps of each start.
+    """
+    z = _starts(target, images, seed_of(seed, "modes"), n_starts)
+    row = torch.arange(len(images), device=z.device).repeat(n_starts)  # image of each start; starts are rows from here
+    with one_thread_per_tile():
+        rows = target.select(row)
+        point = rows.at(z.flatten(0, 1)[None])
+        damping = torch.ones(len(row), dtype=torch.float64, device=z.device)
+        curvature = _absolute(hessian(rows, point.z, beta))[0]
+        active = torch.arange(len(row), device=z.device)
+        for _ in range(n_iterations):
+            here, part = _rows(point, active), target.select(row[active])
+            force, precision = _force(here, beta)[0], curvature[active]
+            damped = precision + torch.diag_embed(damping[active, None] * precision.diagonal(dim1=-2, dim2=-1))
+            step = torch.linalg.solve(damped, force[..., None])[..., 0]
+            trial = part.at(here.z - step.to(z.dtype))
+            better = (_potential(trial, beta) < _potential(here, beta))[0]
+            moved = active[better]
+            for old, new in zip(point, trial, strict=True):
+                old[:, moved] = new[:, better]
+            damping[active] = torch.where(better, 0.3 * damping[active], 4 * damping[active]).clamp(min=1e-9)
+            if len(moved):
+                curvature[moved] = _absolute(hessian(part.select(better), _rows(trial, better).z, beta))[0]
+            decrement = (force * torch.linalg.solve(precision, force[..., None])[..., 0]).sum(-1)
+            arrived = (0.5 * decrement < _ARRIVED) | (damping[active] > _STUCK)
+            active = active[~arrived]
+            if not len(active):
+                break
+    shape = (n_starts, len(images))
+    return _distinct(
+        point.z[0].unflatten(0, shape), _potential(point, beta)[0].view(shape), curvature.unflatten(0, shape), n_modes
+    )
+
+
+class Mixture:
+    """sum_m w_m N(z; z_m, H_m^-1) for each image, H_m the Hessian of U at mode m: Laplace's approximation.
+
+    Equal weights: which mode matters at which beta is for the weights of the chains to say.
+
+    Args:
+        mean: [M, N, latent].
+        precision: [M, N, latent, latent], positive definite.
+        found: [M, N] bool, the components that count.
+    """
+
+    def __init__(self, mean: Tensor, precision: Tensor, found: Tensor) -> None:
+        self.mean, self.precision = mean, precision.double()
+        self.root = torch.linalg.cholesky(self.precision)
+        share = -found.sum(0).double().log()
+        self.log_share = torch.where(found, share, -torch.inf)  # [M, N]
+        self.n_found = found.sum(0)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """[latent], as a torch distribution has it."""
+        return self.mean.shape[-1:]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """z [C, N, latent] -> [C, N] float64."""
+        offset = z.double()[None] - self.mean.double()[:, None]  # [M, C, N, latent]
+        white = offset.movedim(1, 2) @ self.root  # [M, N, C, latent]: one product per image
+        log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # [M, N]
+        log_normal = log_det[..., None] - 0.5 * white.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+        return (self.log_share[..., None] + log_normal).logsumexp(0).T
+
+    def sample(self, seed: int, images: Tensor, n_chains: int) -> Tensor:
+        """[C, N, latent]; chain c of an image comes from component c modulo their number: stratified, so that
+        every mode has its share of chains."""
+        draws = []
+        for i, image in enumerate(images.tolist()):
+            generator = torch.Generator().manual_seed(seed_of(seed, "mixture", image))
+            noise = torch.randn(n_chains, self.mean.shape[-1], 1, generator=generator, dtype=torch.float64)
+            first = int(torch.randint(int(self.n_found[i]), (), generator=generator))
+            component = (torch.arange(n_chains) + first) % int(self.n_found[i])
+            root = self.root[component, i]
+            spread = torch.linalg.solve_triangular(root.mT, noise.to(root.device), upper=True)[..., 0]
+            draws.append(self.mean[component, i] + spread.to(self.mean.dtype))
+        return torch.stack(draws, 1)
+
+
+def mixture_at(target: Target, modes: Modes, beta: float) -> Mixture:
+    """Laplace's approximation at the modes, with the exact Hessian of U."""
+    with one_thread_per_tile():
+        return Mixture(modes.z, _absolute(hessian(target, modes.z, beta)), modes.found)
+
+
+def _potential(point: Point, beta: float) -> Tensor:
+    """U = beta d - log p, [C, N]; infinite where it is not a number."""
+    return (beta * point.distortion - point.log_prior).nan_to_num(nan=torch.inf)
+
+
+def _force(point: Point, beta: float) -> Tensor:
+    return beta * point.grad_distortion.double() - point.grad_log_prior.double()
+
+
+def _absolute(matrix: Tensor) -> Tensor:
+    """The matrix with its eigenvalues absolute, and at least `_LEAST_PRECISION`."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
+    return (eigenvectors * eigenvalues.abs().clamp(min=_LEAST_PRECISION)[..., None, :]) @ eigenvectors.mT
+
+
+def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
+    draws = sample_prior(target.prior, seed, images, 32 * n_starts)
+    order = target.distortions(draws).argsort(0)  # [32 S, N]
+    best = order[: n_starts // 2]
+    first = torch.arange(n_starts - len(best), device=order.device)[:, None].expand(-1, order.shape[1])
+    chosen = torch.cat([best, first])
+    return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
+
+
+def _distinct(ends: Tensor, potential: Tensor, precision: Tensor, n_modes: int) -> Modes:
+    """Of each image, the lowest ends of the search that are not the same place."""
+    n_images, latent_dim = ends.shape[1:]
+    z = torch.zeros(n_modes, n_images, latent_dim, dtype=ends.dtype, device=ends.device)
+    found = torch.zeros(n_modes, n_images, dtype=torch.bool, device=ends.device)
+    hits = torch.zeros(n_images, dtype=torch.int64, device=ends.device)
+    for i in range(n_images):
+        left = potential[:, i].argsort()
+        left = left[potential[left, i].isfinite()]
+        for m in range(n_modes):
+            if not len(left):
+                break
+            here = left[0]
+            z[m, i], found[m, i] = ends[here, i], True
+            offset = (ends[left, i] - ends[here, i]).double()
+            distance = torch.einsum("sd,de,se->s", offset, precision[here, i], offset)
+            same = distance < 4 * latent_dim + 40  # in squared standard deviations; other modes are at thousands
+            if m == 0:
+                hits[i] = int(same.sum())
+            left = left[~same]
+        z[~found[:, i], i] = z[0, i]
+    return Modes(z, found, hits)
+
+
+def hessian(target: Target, z: Tensor, beta: float) -> Tensor:
+    """Of U at every code, [C, N, latent, latent] float64, column by column in forward over reverse mode.
+
+    Raises:
+        ValueError: torch has no forward-mode derivative of the decoder, the distortion or the prior.
+    """
+    block = max(1, _VALUES // (z.shape[0] * math.prod(target.x.shape[1:])))
+    try:
+        parts = [
+            _hessian(target.select(slice(i, i + block)), z[:, i : i + block], beta) for i in range(0, z.shape[1], block)
+        ]
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"the decoder, the distortion or the prior has no second derivative ({error}), which the search for modes "
+            "needs; set n_starts to 0 to do without"
+        ) from error
+    return torch.cat(parts, 1)
+
+
+def _hessian(target: Target, z: Tensor, beta: float) -> Tensor:
+    def potential(z: Tensor) -> Tensor:
+        distortion = target.distortion(target.x, target.decoder(z)).double()
+        return (beta * distortion - target.prior.log_prob(z).double()).sum()
+
+    columns = [
+        torch.func.jvp(torch.func.grad(potential), (z,), (direction.expand_as(z),))[1]
+        for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    ]
+    matrix = torch.stack(columns, -1).double().detach()
+    return 0.5 * (matrix + matrix.mT)
+
+
+def _rows(point: Point, index: Tensor) -> Point:
+    return Point(*(value[:, index] for value in point))
