@@ -13,7 +13,7 @@ from rdcurve.files import FileError, save_arrays
 from rdcurve.linear import exact_curve
 from rdcurve.models.checkpoint import architecture_module, load_decoder, save_decoder
 from rdcurve.models.linear import Decoder, Encoder
-from rdcurve.training.vae import VAESettings, train
+from rdcurve.training.vae import Settings, train
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_training_a_linear_vae_finds_the_principal_subspace():
     _, _, log_z = exact_curve((vectors[:, -2:] * root).numpy(), x.mean(0).numpy(), x.numpy(), np.ones(1), 1.0)
     torch.manual_seed(0)
     decoder, encoder = Decoder(2, 6).double(), Encoder(2, 6).double()
-    settings = VAESettings(epochs=150, batch_size=50, learning_rate=0.01, variance=1.0, seed=1)
+    settings = Settings(epochs=150, batch_size=50, learning_rate=0.01, variance=1.0, seed=1)
     result = train(decoder, encoder, x, x, settings)
     weights = result.decoder.state_dict()
     _, _, reached = exact_curve(
@@ -120,7 +120,7 @@ def test_training_is_reproducible_and_says_where_it_diverged():
 
     def run(learning_rate):
         torch.manual_seed(3)
-        settings = VAESettings(epochs=2, batch_size=16, learning_rate=learning_rate, variance=1.0, seed=1)
+        settings = Settings(epochs=2, batch_size=16, learning_rate=learning_rate, variance=1.0, seed=1)
         return train(Decoder(2, 6), Encoder(2, 6), x, x, settings)
 
     first, second = run(0.01), run(0.01)

@@ -1,0 +1,56 @@
+"""Fully connected networks of the paper's MNIST models: VAE and GAN with tanh, AAE with relu (appendix C.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "Decoder", "Encoder", "layers"]
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
+
+
+class Decoder(nn.Module):
+    """f(z) = sigmoid(W_n a(... a(W_1 z + b_1) ...) + b_n): [..., latent] -> [..., n_pixels], in (0, 1).
+
+    Args:
+        latent_dim: size of the code.
+        n_pixels: size of the image.
+        hidden: widths of the hidden layers, from code to image.
+        activation: a, one of `ACTIVATIONS`.
+    """
+
+    def __init__(self, latent_dim: int, n_pixels: int, hidden: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.layers = layers([latent_dim, *hidden, n_pixels], activation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.layers(z))
+
+
+class Encoder(nn.Module):
+    """[..., n_pixels] -> [..., 2 latent], means and log variances of q(z|x); the decoder's widths in reverse."""
+
+    def __init__(self, latent_dim: int, n_pixels: int, hidden: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.layers = layers([n_pixels, *reversed(hidden), 2 * latent_dim], activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def layers(widths: Sequence[int], activation: str) -> nn.Sequential:
+    """Linear layers of these widths, input and output included, with an activation between any two.
+
+    Raises:
+        ValueError: an unknown activation; lists the known.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    stack: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        stack += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*stack[:-1])
