@@ -1,9 +1,10 @@
-"""rdcurve train: images and a `models` entry -> a checkpoint that describes itself, and its loss history."""
+"""rdcurve train: images and a `models` entry -> a checkpoint that describes itself, its losses and its samples."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +16,7 @@ from rdcurve.device import resolve
 from rdcurve.files import writing
 from rdcurve.models.checkpoint import architecture_module, save_decoder
 from rdcurve.progress import Progress
+from rdcurve.training.samples import save_sample_grid
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -38,5 +40,6 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     args.guard.check()
     with writing(args.history) as temporary:
         pd.DataFrame(trained.history).to_csv(temporary, index=False)
+    save_sample_grid(args.samples, trained.decoder, model["latent_dim"])
     save_decoder(args.output, trained.decoder, architecture=model["architecture"], arguments=arguments, facts=facts)
-    print(f"{args.name}: {trained.facts}")
+    print(f"{args.name}: {json.dumps(trained.facts)}")

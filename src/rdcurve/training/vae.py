@@ -34,7 +34,7 @@ class Settings:
     learning_rate: float
     variance: float  # v, of the observation model; where it is learned, its start
     seed: int
-    learn_variance: bool = False
+    variance_learning_rate: float | None = None  # of log v; None: v is fixed
     schedule: str = "constant"  # of the learning rate: constant, cosine
 
 
@@ -70,10 +70,11 @@ def train(
         FloatingPointError: the loss is not finite; names the epoch.
     """
     log_variance = torch.tensor(math.log(settings.variance), dtype=training.dtype, device=training.device)
-    parameters = [*decoder.parameters(), *encoder.parameters()]
-    if settings.learn_variance:
-        parameters.append(log_variance.requires_grad_())
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    optimiser = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], lr=settings.learning_rate)
+    if settings.variance_learning_rate is not None:
+        # Adam moves a number by its rate a step, and log v has further to go than any weight
+        group = {"params": [log_variance.requires_grad_()], "lr": settings.variance_learning_rate}
+        optimiser.add_param_group(group)
     n_steps = settings.epochs * math.ceil(len(training) / settings.batch_size)
     scheduler = learning_rate(optimiser, settings.schedule, n_steps)
     generator = torch.Generator(training.device).manual_seed(settings.seed)
@@ -132,4 +133,4 @@ def _losses(
 def _facts(best: Mapping[str, float], settings: Settings) -> dict[str, Any]:
     """For the checkpoint; a variance that is not learned is among the settings already."""
     facts: dict[str, Any] = {"best": {key: best[key] for key in ("epoch", "train_loss", "validation_loss")}}
-    return facts | ({"variance": best["variance"]} if settings.learn_variance else {})
+    return facts | ({"variance": best["variance"]} if settings.variance_learning_rate is not None else {})
