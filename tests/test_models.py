@@ -104,11 +104,26 @@ def test_mlp_has_the_shapes_and_the_range_of_the_paper(activation):
 
 def test_mlp_is_its_formula():
     torch.manual_seed(0)
-    decoder = mlp.Decoder(2, 5, [4, 3], "tanh").double()
+    decoder = mlp.Decoder(2, 5, [4], "tanh").double()
     z = torch.randn(6, 2, dtype=DTYPE)
-    first, _, second, _, third = decoder.layers
-    expected = (third.weight @ (second.weight @ (first.weight @ z.T).tanh()).tanh()).T.sigmoid()  # biases start at 0
+    first, _, last = decoder.layers
+    expected = (last.weight @ (first.weight @ z.T + first.bias[:, None]).tanh() + last.bias[:, None]).T.sigmoid()
     assert torch.allclose(decoder(z), expected)
+
+
+def test_mlp_starts_at_the_mean_image():
+    decoder = mlp.Decoder(2, 5, [4, 3], "tanh").double()
+    mean = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=DTYPE)
+    decoder.start_at(mean)
+    torch.nn.init.zeros_(decoder.layers[-1].weight)
+    assert torch.allclose(decoder(torch.randn(6, 2, dtype=DTYPE)), mean.clamp(0.01, 0.99))
+
+
+def test_mlp_signals_keep_their_size():
+    torch.manual_seed(0)
+    decoder = mlp.Decoder(400, 300, [400] * 3, "relu")
+    for layer in decoder.layers[::2]:
+        assert layer.weight.var() * layer.in_features == pytest.approx(1, rel=0.05)
 
 
 def test_mlp_checkpoint_rebuilds_itself(tmp_path):

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     settings = trainer.Settings(**{f.name: model[f.name] for f in fields(trainer.Settings) if f.name in model})
     torch.manual_seed(model["seed"])
     networks = [network.to(device, dtype) for network in trainer.networks(module, arguments, settings)]
+    if hasattr(networks[0], "start_at"):
+        networks[0].start_at(training.mean(0).to(device))
     trained = trainer.train(
         *networks, training.to(device), validation.to(device), settings, progress=Progress(f"train {args.name}")
     )
