@@ -123,7 +123,7 @@ def test_mlp_signals_keep_their_size():
     torch.manual_seed(0)
     decoder = mlp.Decoder(400, 300, [400] * 3, "relu")
     for layer in decoder.layers[::2]:
-        assert layer.weight.var() * layer.in_features == pytest.approx(1, rel=0.05)
+        assert float(layer.weight.detach().var()) * layer.in_features == pytest.approx(1, rel=0.05)
 
 
 def test_mlp_checkpoint_rebuilds_itself(tmp_path):
