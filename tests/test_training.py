@@ -1,15 +1,20 @@
 """Training loops find what is known to be there, twice the same, and say where they diverged."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from matplotlib.image import imread
 from problems import DTYPE
 
+from rdcurve.cli import main
 from rdcurve.linear import exact_curve
 from rdcurve.models import linear, mlp
+from rdcurve.models.checkpoint import load_decoder
 from rdcurve.training import gan, vae
 from rdcurve.training.samples import sample_grid, save_sample_grid
 from rdcurve.training.trained import learning_rate
@@ -185,3 +190,28 @@ def test_sample_grid_shows_one_image_beside_the_other(tmp_path):
     save_sample_grid(tmp_path / "b.png", decoder, 3)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert imread(tmp_path / "a.png").shape[:2] == (16, 16)
+
+
+@pytest.mark.parametrize("trainer", ["vae", "gan"])
+def test_command_writes_checkpoint_history_and_samples(tmp_path, capsys, trainer):
+    settings = asdict(replace(VAE, variance_learning_rate=0.01) if trainer == "vae" else GAN)
+    network = {"architecture": "mlp", "latent_dim": 2, "hidden": [8, 6], "activation": "tanh", "dtype": "float32"}
+    params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    params["models"]["small"] = settings | network | {"dataset": "mnist", "trainer": trainer}
+    params["training"]["n_validation"] = 20
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    pixels = np.random.default_rng(0).integers(0, 256, 100 * 784, dtype=np.uint8)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(16) + pixels.tobytes())
+    command = f"train small --params {tmp_path}/params.yaml --data {tmp_path} --output {tmp_path}/a.safetensors"
+    main([*command.split(), "--history", f"{tmp_path}/a.csv", "--samples", f"{tmp_path}/a.png"])
+    loaded = load_decoder(tmp_path / "a.safetensors")
+    assert loaded.latent_dim == 2
+    assert loaded.facts["arguments"] == {"n_pixels": 784} | {
+        key: network[key] for key in ("latent_dim", "hidden", "activation")
+    }
+    assert loaded.facts["settings"] == params["models"]["small"]
+    assert imread(tmp_path / "a.png").shape[:2] == (224, 224)
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 2  # a row an epoch
+    printed = json.loads(capsys.readouterr().out.removeprefix("small: "))
+    assert printed.items() <= loaded.facts.items()
+    assert (0.9 < printed["variance"] < 1.1) if trainer == "vae" else printed["last"]["epoch"] == 2
