@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["ACTIVATIONS", "Decoder", "Encoder", "layers"]
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class Decoder(nn.Module):
