@@ -31,12 +31,12 @@ class Bench:
         self.folder = folder
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         small = {"beta_max": 5, "n_temperatures": n_temperatures, "n_recorded": 10}
+        small |= {"ais": {"n_chains": 6}, "bdmc": {"n_chains": 3}}
         params["curves"]["linear_vae100"] |= small
         params["closed_form"]["linear_vae100"] = params["curves"]["linear_vae100"]
         params["sampler"] |= {"n_images": 4}
         params["prerun"] |= {"n_chains": 2}
-        params["ais"] |= {"n_chains": 6}
-        params["bdmc"] |= {"n_betas": 2, "n_images": 3, "n_chains": 3}
+        params["bdmc"] |= {"n_betas": 2, "n_images": 3}
         self.params = params
         self.save()
         (folder / "mnist").mkdir()
@@ -59,7 +59,7 @@ class Bench:
         outputs = {
             "prerun": ["--output", "tuning"],
             "ais": ["--step-sizes", "tuning", "--output", "curve"],
-            "bdmc": ["--output", "gap.csv", "--gap", "gap.json"],
+            "bdmc": ["--step-sizes", "tuning", "--output", "gap.csv", "--gap", "gap.json"],
             "exact": ["--curve", "curve", "--output", "exact", "--differences", "differences.json"],
         }[verb]
         return [verb, name, "--params", "params.yaml", *inputs, *outputs, *more]
@@ -234,8 +234,8 @@ def test_bad_files_are_one_clear_line(bench, capsys, break_it, verb, message):
 
 def test_unknown_names_list_the_known(bench, capsys):
     command = bench.command("prerun")
-    command[1] = "vae10"
-    assert "curves has no 'vae10'; it has linear_vae100" in refused(capsys, *command)[1]
+    command[1] = "vae11"
+    assert "curves has no 'vae11'; it has linear_vae100, vae10" in refused(capsys, *command)[1]
     plot = ["plot", "figure33", "--params", "params.yaml", *(f"--{o}=x" for o in ("curves", "exact", "bdmc", "output"))]
     assert "figures has no 'figure33'; it has figure3" in refused(capsys, *plot)[1]
 
@@ -254,7 +254,8 @@ def test_step_sizes_of_another_schedule_are_refused(bench, capsys):
     main(bench.command("prerun"))
     bench.params["curves"]["linear_vae100"]["n_temperatures"] = 80
     bench.save()
-    assert "(60, 4); the schedule and the images need (80, 4)" in refused(capsys, *bench.command("ais"))[1]
+    for verb in ("ais", "bdmc"):
+        assert "of 60 temperatures, where params.yaml asks for 80" in refused(capsys, *bench.command(verb))[1]
 
 
 def test_cuda_where_there_is_none(bench, capsys, monkeypatch):

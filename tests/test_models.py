@@ -10,10 +10,9 @@ from problems import DTYPE
 from safetensors.numpy import save_file
 
 from rdcurve.files import FileError, save_arrays
-from rdcurve.linear import exact_curve
+from rdcurve.models import mlp
 from rdcurve.models.checkpoint import architecture_module, load_decoder, save_decoder
-from rdcurve.models.linear import Decoder, Encoder
-from rdcurve.training.vae import VAESettings, train
+from rdcurve.models.linear import Decoder
 
 
 @pytest.fixture
@@ -84,47 +83,57 @@ def test_bad_checkpoints_are_refused_by_name(saved, tmp_path, damage):
 
 
 def test_unknown_architecture_names_the_known():
-    with pytest.raises(ValueError, match="known: linear"):
+    with pytest.raises(ValueError, match="known: linear, mlp"):
         architecture_module("transformer")
 
 
-def test_training_a_linear_vae_finds_the_principal_subspace():
-    """At the optimum of a linear VAE, W W^T + v I is the covariance (Tipping and Bishop 1999): the ELBO is log p(x).
-
-    500 images of a 2-D model in 6 dimensions; the trained -ELBO comes within 0.1 nats of the best possible.
-    """
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(6, 2, generator=generator, dtype=DTYPE) * 1.5
-    x = torch.randn(500, 2, generator=generator, dtype=DTYPE) @ truth.T
-    x = x + torch.randn(500, 6, generator=generator, dtype=DTYPE)
-    covariance = torch.cov(x.T, correction=0)
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    root = (eigenvalues[-2:] - 1).clamp(min=0).sqrt()
-    _, _, log_z = exact_curve((vectors[:, -2:] * root).numpy(), x.mean(0).numpy(), x.numpy(), np.ones(1), 1.0)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_mlp_has_the_shapes_and_the_range_of_the_paper(activation):
     torch.manual_seed(0)
-    decoder, encoder = Decoder(2, 6).double(), Encoder(2, 6).double()
-    settings = VAESettings(epochs=150, batch_size=50, learning_rate=0.01, variance=1.0, seed=1)
-    result = train(decoder, encoder, x, x, settings)
-    weights = result.decoder.state_dict()
-    _, _, reached = exact_curve(
-        weights["output.weight"].numpy(), weights["output.bias"].numpy(), x.numpy(), np.ones(1), 1.0
-    )
-    assert -0.1 < reached.mean() - log_z.mean() <= 1e-9
-    best = min(row["validation_loss"] for row in result.history)
-    assert best > -log_z.mean() - 0.2  # minus the ELBO never beats minus log p(x), but for the noise of one sample
-    assert best < -log_z.mean() + 0.2
+    arguments = {"latent_dim": 10, "n_pixels": 784, "hidden": [1024, 512, 256], "activation": activation}
+    decoder, encoder = mlp.Decoder(**arguments), mlp.Encoder(**arguments)
+    image = decoder(torch.randn(3, 2, 10))
+    assert image.shape == (3, 2, 784)
+    assert ((image > 0) & (image < 1)).all()
+    assert encoder(image).shape == (3, 2, 20)
+    widths = [
+        [layer.out_features for layer in net.layers if hasattr(layer, "out_features")] for net in (decoder, encoder)
+    ]
+    assert widths == [[1024, 512, 256, 784], [256, 512, 1024, 20]]
 
 
-def test_training_is_reproducible_and_says_where_it_diverged():
-    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+def test_mlp_is_its_formula():
+    torch.manual_seed(0)
+    decoder = mlp.Decoder(2, 5, [4], "tanh").double()
+    z = torch.randn(6, 2, dtype=DTYPE)
+    first, _, last = decoder.layers
+    expected = (last.weight @ (first.weight @ z.T + first.bias[:, None]).tanh() + last.bias[:, None]).T.sigmoid()
+    assert torch.allclose(decoder(z), expected)
 
-    def run(learning_rate):
-        torch.manual_seed(3)
-        settings = VAESettings(epochs=2, batch_size=16, learning_rate=learning_rate, variance=1.0, seed=1)
-        return train(Decoder(2, 6), Encoder(2, 6), x, x, settings)
 
-    first, second = run(0.01), run(0.01)
-    assert first.history == second.history
-    assert torch.equal(first.decoder.output.weight, second.decoder.output.weight)
-    with pytest.raises(FloatingPointError, match=r"diverged: the loss is .* in epoch"):
-        run(1e30)
+def test_mlp_starts_at_the_mean_image():
+    decoder = mlp.Decoder(2, 5, [4, 3], "tanh").double()
+    mean = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=DTYPE)
+    decoder.start_at(mean)
+    torch.nn.init.zeros_(decoder.layers[-1].weight)
+    assert torch.allclose(decoder(torch.randn(6, 2, dtype=DTYPE)), mean.clamp(0.01, 0.99))
+
+
+def test_mlp_signals_keep_their_size():
+    torch.manual_seed(0)
+    decoder = mlp.Decoder(400, 300, [400] * 3, "relu")
+    for layer in decoder.layers[::2]:
+        assert float(layer.weight.detach().var()) * layer.in_features == pytest.approx(1, rel=0.05)
+
+
+def test_mlp_checkpoint_rebuilds_itself(tmp_path):
+    arguments = {"latent_dim": 2, "n_pixels": 5, "hidden": [4, 3], "activation": "relu"}
+    decoder = mlp.Decoder(**arguments)
+    save_decoder(tmp_path / "mlp", decoder, architecture="mlp", arguments=arguments, facts={})
+    z = torch.randn(6, 2)
+    assert torch.equal(load_decoder(tmp_path / "mlp").decoder(z), decoder(z))
+
+
+def test_unknown_activation_names_the_known():
+    with pytest.raises(ValueError, match="unknown activation 'sine'; known: tanh, relu"):
+        mlp.Decoder(2, 5, [4], "sine")

@@ -31,10 +31,15 @@ def put(params, dotted, value):
         ("curves.linear_vae100.beta_max", -1, "curves.linear_vae100.beta_max: -1 is less than"),
         ("curves.linear_vae100.ais", {"chains": 3}, "curves.linear_vae100.ais: unknown key 'chains'"),
         ("models.linear_vae100.dtype", "float16", "'float16' is not one of float32, float64"),
+        ("models.linear_vae100.epoch", 3, "models.linear_vae100: unknown key 'epoch'; legal keys: dataset"),
+        ("models.linear_vae100.trainer", "flow", "models.linear_vae100.trainer: 'flow' is not one of vae, gan"),
+        ("models.linear_vae100.trainer", "gan", "unknown key 'variance'; legal keys"),
+        ("models.linear_vae100.hidden", [8], "models.linear_vae100.hidden: not a setting of this kind of entry"),
+        ("models.linear_vae100.architecture", "mlp", "'hidden' is a required property"),
         ("models.linear_vae100.dataset", "mnits", "dataset 'mnits' is not one of the datasets: mnist"),
-        ("curves.linear_vae100.model", "vae10", "model 'vae10' is not one of the models: linear_vae100"),
-        ("figures.figure3.curves", {"vae10": "x"}, "figures.figure3.curves: 'vae10' is not one of the curves"),
-        ("closed_form", {"vae10": {}}, "closed_form: 'vae10' is not one of the curves"),
+        ("curves.linear_vae100.model", "vae11", "model 'vae11' is not one of the models: linear_vae100"),
+        ("figures.figure3.curves", {"vae11": "x"}, "figures.figure3.curves: 'vae11' is not one of the curves"),
+        ("closed_form", {"vae11": {}}, "closed_form: 'vae11' is not one of the curves"),
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
         ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
         ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
@@ -67,7 +72,39 @@ def test_missing_settings_are_named(params):
 def test_a_curve_overrides_the_shared_section(params):
     assert settings.section(params, "prerun", "linear_vae100")["metric"] == "pooled"
     assert params["prerun"]["metric"] == "image"
-    assert settings.section(params, "ais", "linear_vae100") == params["ais"]
+    assert settings.section(params, "ais", "vae10") == params["ais"]
+
+
+def test_a_recipe_lies_between_the_shared_section_and_the_curves_own(params):
+    entry = params["curves"]["vae10"]
+    entry |= {"recipe": params["recipes"]["paper"], "n_temperatures": 60000, "ais": {"n_chains": 40, "seed": 9}}
+    del entry["gap"]
+    settings.check(params)
+    assert settings.section(params, "sampler", "vae10")["n_leapfrog"] == 20
+    assert settings.section(params, "prerun", "vae10")["schedule"] == "sigmoid"
+    assert settings.section(params, "ais", "vae10") == {"n_chains": 40, "seed": 9}
+    entry["recipe"] = {"ais": {"n_chains": 7}}
+    with pytest.raises(SettingsError, match="recipe is none of the recipes"):
+        settings.check(params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_temperatures": 100}, "is valid under each of"),  # and a gap
+        ({"gap": -1}, "less than or equal to the minimum"),
+        ({"prerun": {"schedule": "sigmoid"}}, "gap needs prerun.schedule: learned"),
+        ({"ais": {"n_chains": 20}}, "ais.n_chains is 20; it must be a multiple of sampler.group_size = 8"),
+        ({"ais": {"n_chains": 8}}, "at least 2 times"),
+        ({"bdmc": {"n_chains": 4}}, "bdmc.n_chains is 4; it must be a multiple"),
+        ({"prerun": {"step_size_rule": "running_mean"}}, "as many chains in prerun and ais, not 8 and 32"),
+        ({"sampler": {"resample_below": 2}}, "2 is greater than the maximum"),
+    ],
+)
+def test_wrong_sizes_are_named(params, changes, message):
+    params["curves"]["vae10"] |= changes
+    with pytest.raises(SettingsError, match=message):
+        settings.check(params)
 
 
 def test_unreadable_file(tmp_path):

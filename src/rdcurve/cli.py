@@ -126,10 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     path(sub, "--output", "folder for its files")
     path(sub, "--mirror", "folder to look in first (default: $RDCURVE_MIRROR)", required=False)
 
-    sub = verb("train", "train a model; keep the decoder of its best epoch", "model")
+    sub = verb("train", "train a model; keep its decoder", "model")
     path(sub, "--data", "folder of the fetched data set")
     path(sub, "--output", "checkpoint to write")
     path(sub, "--history", "losses per epoch, CSV to write")
+    path(sub, "--samples", "grid of samples from the prior, PNG to write")
     device(sub)
 
     sub = verb("prerun", "learn schedule, HMC step sizes and metric of a curve", "curve")

@@ -98,6 +98,10 @@ class RDCurve:
             return np.zeros(len(self.beta), dtype=bool)
         return self.doubt.mean(1) <= self.facts["tolerance"]
 
+    def at(self, betas: np.ndarray | slice) -> RDCurve:
+        """The curve at some of its betas."""
+        return RDCurve(**{name: getattr(self, name)[betas] for name in _ARRAYS}, facts=self.facts)
+
     def bits(self) -> np.ndarray:
         """Mean rate in bits, [K]."""
         return self.mean("rate") / np.log(2)
@@ -157,6 +161,8 @@ class RDCurve:
                 "rate (nats)": self.mean("rate"),
                 "± chains ": self.standard_error("rate", "chains"),
                 "± images": self.standard_error("rate", "images"),
+                "doubt": self.doubt.mean(1),
+                "certified": np.where(self.certified, "yes", "no"),
                 "least ESS": self.ess.min(1),
                 "least accept": self.acceptance.min(1),
             }

@@ -75,6 +75,7 @@ def figure(
         drawing, (ax, below) = plt.subplots(2, 1, figsize=(width, height), height_ratios=[3, 1], layout="constrained")
     else:
         drawing, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    open_points = False
     for colour, (name, (label, curve)) in zip(colours, curves.items(), strict=True):
         kept = _cut(curve, max_distortion)
         if name in exact:
@@ -89,6 +90,13 @@ def figure(
             )
             _draw_difference(below, curve, exact[name], colour)
         worst = gaps[name].loc[gaps[name]["gap"].idxmax()]
+        certified = kept.certified
+        if curve.facts.get("n_searches") and not certified.all():  # open points: a bound, and not confirmed
+            draw_curve(ax, kept.at(~certified), color=colour, linestyle=":", markerfacecolor="white", alpha=0.6)
+            kept = kept.at(certified)
+            open_points = True
+        if not len(kept.beta):
+            continue
         draw_curve(
             ax,
             kept,
@@ -101,7 +109,8 @@ def figure(
     bits.set_ylabel("Rate (bits)")
     ax.legend(loc="upper right", frameon=False)
     ax.text(
-        0.02, 0.02, "upper bounds; bars: ±2 standard errors over the chains",
+        0.02, 0.02, "upper bounds; bars: ±2 standard errors over the chains"
+        + ("\nopen points: not certified on these images" if open_points else ""),
         transform=ax.transAxes, fontsize="small", color="0.4",
     )  # fmt: skip
     sns.despine(fig=drawing, right=False)
@@ -133,5 +142,4 @@ def _cut(curve: RDCurve, max_distortion: float) -> RDCurve:
     keep = curve.mean("distortion") <= max_distortion
     if not keep.any():
         raise ValueError(f"no point of the curve has a distortion of at most {max_distortion}")
-    arrays = {name: getattr(curve, name)[keep] for name in curve.__dataclass_fields__ if name != "facts"}
-    return RDCurve(**arrays, facts=curve.facts)
+    return curve.at(keep)

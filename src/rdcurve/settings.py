@@ -123,6 +123,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
         legal = error.schema.get("properties", {})
         unknown = [key for key in error.instance if key not in legal]
         return f"{where}: unknown key {', '.join(map(repr, unknown))}; legal keys: {', '.join(legal)}"
+    if error.validator == "not":
+        return f"{where}: not a setting of this kind of entry"
     if error.validator == "enum":
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
     return f"{where}: {error.message}"

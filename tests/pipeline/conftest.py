@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import BIN, ROOT, Project, add_figure, merge
+from project import BIN, ROOT, Project, add_figure, keep_figures, merge
 
 SMALL = Path(__file__).with_name("small.yaml")
 
@@ -43,6 +43,7 @@ def blank(tmp_path_factory, mirror) -> Project:
     for name in params["closed_form"]:
         params["closed_form"][name] = params["curves"][name]
     project.path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    keep_figures(project, list(params["figures"]))
     add_figure(project, "figure_both", list(params["figures"]["figure_both"]["curves"]))
     project.run("git", "init", "--quiet")
     project.commit()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["BOTH", "FIGURE3", "ROOT", "Project", "add_figure", "merge"]
+__all__ = ["BOTH", "FIGURE3", "ROOT", "Project", "add_figure", "keep_figures", "merge"]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -116,10 +116,20 @@ class Project:
 
 
 def merge(base: dict, over: dict) -> dict:
-    return base | {
+    merged = base | {
         key: merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in over.items()
     }
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def keep_figures(project: Project, figures: list[str]) -> None:
+    """Drop the stages of all other figures."""
+    stages = yaml.safe_load(project.path("dvc.yaml").read_text())
+    stages["stages"] = {
+        name: stage for name, stage in stages["stages"].items() if "foreach" in stage or name in figures
+    }
+    project.path("dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
 
 
 def add_figure(project: Project, figure: str, curves: list[str]) -> None:

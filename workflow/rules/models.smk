@@ -2,6 +2,7 @@
 REQUIRED INPUTS: results/data/{dataset}/
 OUTPUTS: results/decoders/{model}.safetensors, a checkpoint that describes itself
          results/training/{model}.csv, its losses
+         results/samples/{model}.png, what it draws
 """
 
 
@@ -13,6 +14,7 @@ rule train:
     output:
         decoder="results/decoders/{model}.safetensors",
         history="results/training/{model}.csv",
+        samples="results/samples/{model}.png",
     log:
         "results/logs/train/{model}.log",
     benchmark:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rdcurve.commands.inputs import build
+from rdcurve.commands.inputs import build, tuned
 from rdcurve.curve import RDCurve
 from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.schedule import recorded_steps
-from rdcurve.sampler.tuning_file import load_tuning
 from rdcurve.settings import section
+from rdcurve.verdict import verdict
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
-    target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
-    tuning, descent, learned = load_tuning(args.step_sizes, loaded.dtype, target.x.device)
+    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    target, kernel, groups, _ = problem
+    tuning, descent, learned = tuned(args.step_sizes, entry, problem)
     settings = section(params, "ais", args.name)
 
     def save(curve: RDCurve) -> None:
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         progress=Progress(f"ais {args.name}"),
     )
     print(curve)
+    print(verdict(curve))
 
 
 def largest_errors(curve: RDCurve) -> dict[str, float]:
@@ -56,6 +58,7 @@ def largest_errors(curve: RDCurve) -> dict[str, float]:
         "rate_se_chains_max": float(curve.standard_error("rate", "chains").max()),
         "log_z_se_chains_max": float(curve.standard_error("log_z", "chains").max()),
         "rate_se_images_max": float(curve.standard_error("rate", "images").max()),
+        "certified_beta_max": float(curve.beta[curve.certified].max(initial=0.0)),
         "ess_min": float(curve.ess.min()),
         "acceptance_min": float(curve.acceptance.min()),
     }

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rdcurve.commands.inputs import build
+from rdcurve.commands.inputs import build, tuned
 from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
@@ -18,15 +18,15 @@ from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.measure import run_key
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps
-from rdcurve.sampler.tuning_file import load_tuning
 from rdcurve.settings import section
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
-    target, kernel, groups, loaded = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    target, kernel, groups, _ = problem
     settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
-    betas = load_tuning(args.step_sizes, loaded.dtype, target.x.device).tuning.betas
+    betas = tuned(args.step_sizes, entry, problem).tuning.betas
     steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
     simulated = simulate(
         target.prior,

@@ -15,8 +15,9 @@ from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prior import PRIORS
 from rdcurve.sampler.target import Target
+from rdcurve.sampler.tuning_file import Loaded, load_tuning
 
-__all__ = ["Problem", "build"]
+__all__ = ["Problem", "build", "tuned"]
 
 
 class Problem(NamedTuple):
@@ -53,3 +54,20 @@ def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, A
         raise FileError(f"{decoder}: cannot be measured: {error}") from error
     kernel = Kernel(sampler["n_leapfrog"], sampler["jitter"], sampler["persistence"])
     return Problem(target, kernel, Groups(sampler["group_size"], sampler["resample_below"]), loaded)
+
+
+def tuned(path: Path, curve: dict[str, Any], problem: Problem) -> Loaded:
+    """The tuning of a prerun.
+
+    Raises:
+        FileError: missing or foreign, or learned for another size or range of beta than the settings ask for.
+    """
+    loaded = load_tuning(path, problem.loaded.dtype, problem.target.x.device)
+    betas, asked = loaded.tuning.betas, curve.get("n_temperatures")
+    if asked not in (None, len(betas)):
+        raise FileError(f"{path}: a schedule of {len(betas)} temperatures, where params.yaml asks for {asked}")
+    if float(betas[-1]) != float(curve["beta_max"]):
+        raise FileError(
+            f"{path}: a schedule to beta = {float(betas[-1])}, where params.yaml asks for {curve['beta_max']}"
+        )
+    return loaded

@@ -18,6 +18,7 @@ from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.measure import measure
 from rdcurve.sampler.prior import standard_normal
+from rdcurve.verdict import verdict
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     if args.figure:
         save(curve.plot().figure, [args.figure], dpi=200)
     print(curve)
+    print(verdict(curve))
 
 
 def _import(name: str) -> Any:

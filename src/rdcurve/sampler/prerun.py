@@ -297,10 +297,12 @@ def _cost(swept: Swept, target: Target) -> Tensor:
     starts = torch.tensor(swept.ends) - counts
     width = betas[list(swept.ends)] - betas[starts]
     # Chains that sit in different modes for good differ by much more than a target whose d they sample, and no
-    # schedule helps them: sd(d) counts at most 3 times that of a Gaussian posterior, sqrt(latent / 2) / beta.
+    # schedule helps them: sd(d) counts at most 3 times that of a Gaussian posterior, sqrt(latent / 2) / beta, and the
+    # worst fifth of the images do not count.
     beta = betas[list(swept.ends)]
     cap = (width * 3 * math.sqrt(target.prior.event_shape[0] / 2) / beta).square()
-    variance = torch.minimum(swept.work.cpu(), cap[:, None]).mean(1)
+    variance = torch.minimum(swept.work.cpu(), cap[:, None]).sort(1).values
+    variance = variance[:, : math.ceil(0.8 * variance.shape[1])].mean(1)
     cost = (variance * counts).sqrt()
     neighbours = torch.cat([cost[:1], cost, cost[-1:]])
     cost = (neighbours[:-2] * neighbours[1:-1] * neighbours[2:]).pow(1 / 3)  # less noise, no block forgotten

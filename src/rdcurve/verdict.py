@@ -1,0 +1,101 @@
+"""Should a curve be believed? Every diagnostic against its limit, in words that say what to change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rdcurve.curve import RDCurve
+
+__all__ = ["Verdict", "verdict"]
+
+LEAST_ACCEPTANCE = 0.4
+LEAST_ESS = 2.0  # chains, median over the images
+MOST_K_HAT = 0.7  # median over the images
+MOST_SE = 0.02  # of the mean rate over the chains, as a share of the rate
+MOST_BENT = 4.0  # standard errors by which the curve may fail to be decreasing or convex
+_SMALL_SHARE = 0.2  # of the images that may be bad before the mean curve is
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a curve; nothing, if `warnings` is empty."""
+
+    warnings: tuple[str, ...]
+
+    @property
+    def reliable(self) -> bool:
+        """No warning."""
+        return not self.warnings
+
+    def __str__(self) -> str:
+        if self.reliable:
+            return "verdict: reliable"
+        return "\n".join(["verdict: look before you believe it", *(f"  - {warning}" for warning in self.warnings)])
+
+
+def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None = None) -> Verdict:
+    """Compare acceptance, effective sample size, k-hat, error, shape, certificate and BDMC gap with their limits.
+
+    Args:
+        curve: measured.
+        gaps: BDMC points (beta, gap, gap_se), where there are any.
+        gap: nats, largest gap allowed; default: 0.5 or 1 % of the largest rate.
+    """
+    found: list[str] = []
+    arrays = [curve.rate, curve.distortion, curve.log_z]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return Verdict(("rate, distortion or log Z is not finite: the weights overflowed or no chain moved",))
+    low = (curve.acceptance < LEAST_ACCEPTANCE).mean(1)
+    _at(found, curve, low > _SMALL_SHARE, "acceptance below {limit}: raise prerun.target_acceptance or n_rounds",
+        limit=LEAST_ACCEPTANCE)  # fmt: skip
+    few = np.median(curve.ess, 1)
+    _at(found, curve, few < LEAST_ESS, "effective sample size below {limit} chains: more temperatures (a smaller gap)",
+        limit=LEAST_ESS)  # fmt: skip
+    if not np.isnan(curve.k_hat).all():
+        heavy = np.nanmedian(curve.k_hat, 1)
+        _at(found, curve, heavy > MOST_K_HAT, "k-hat above {limit}, weights with a heavy tail: more temperatures",
+            limit=MOST_K_HAT)  # fmt: skip
+    rate, error = curve.mean("rate"), curve.standard_error("rate", "chains")
+    noisy = (error > MOST_SE * np.abs(rate)) & (error > 0.5)
+    _at(found, curve, noisy, "rate known to no better than {limit:.0%}: more chains", limit=MOST_SE)
+    bent = _bent(curve)
+    _at(found, curve, bent, "rate and distortion are not monotone within {limit} standard errors: some images found "
+        "new modes late", limit=MOST_BENT)  # fmt: skip
+    if not curve.facts.get("n_searches"):
+        halves = curve.doubt.mean(1)
+        _at(found, curve, halves > 1.0, "the two halves of the chains disagree by more than {limit} nat: more "
+            "temperatures or chains", limit=1)  # fmt: skip
+    else:
+        _at(found, curve, ~curve.certified, "not certified: independent determinations of log Z differ by more than "
+            "{limit} nat, mean over the images; the curve is a bound there, and no estimate",
+            limit=curve.facts["tolerance"])  # fmt: skip
+    if gaps is not None:
+        allowed = max(0.5, 0.01 * float(rate.max())) if gap is None else gap
+        worst = gaps.loc[gaps["gap"].idxmax()]
+        if worst["gap"] - 2 * worst["gap_se"] > allowed:
+            found.append(
+                f"BDMC gap of {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats at beta = {worst['beta']:.3g}, above "
+                f"{allowed:.2f}: more temperatures"
+            )
+    return Verdict(tuple(found))
+
+
+def _bent(curve: RDCurve) -> np.ndarray:
+    """[K] where the distortion rises or the rate falls with beta, by more than the errors of both points."""
+    bent = np.zeros(len(curve.beta), dtype=bool)
+    for quantity, sign in (("distortion", 1), ("rate", -1)):
+        step = sign * np.diff(curve.mean(quantity))
+        error = curve.standard_error(quantity, "chains")
+        error = np.hypot(error[1:], error[:-1])
+        bent[1:] |= step > MOST_BENT * np.nan_to_num(error) + 1e-9
+    return bent
+
+
+def _at(found: list[str], curve: RDCurve, where: np.ndarray, text: str, **values: float) -> None:
+    if where.any():
+        betas = curve.beta[where]
+        span = f"{betas[0]:.3g}" if len(betas) == 1 else f"{betas[0]:.3g} .. {betas[-1]:.3g} ({len(betas)} points)"
+        found.append(f"beta = {span}: {text.format(**values)}")
