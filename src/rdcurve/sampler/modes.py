@@ -179,7 +179,7 @@ def _distinct(ends: Tensor, potential: Tensor, precision: Tensor, n_modes: int) 
             if m == 0:
                 hits[i] = int(same.sum())
             left = left[~same]
-        z[~found[:, i], i] = z[0, i]
+        z[~found[:, i], i] = z[0, i].clone()
     return Modes(z, found, hits)
 
 

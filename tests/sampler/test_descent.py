@@ -1,0 +1,166 @@
+"""The second route: modes, the mixture around them, weights that are unbiased on the way down, and the certificate."""
+
+import numpy as np
+import pytest
+import torch
+from problems import DTYPE, linear_problem, threshold
+
+import rdcurve
+from rdcurve.sampler.ais import Groups, log_mean_exp
+from rdcurve.sampler.certify import doubt
+from rdcurve.sampler.descent import descend, learn_descent
+from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.modes import find_modes, hessian, mixture_at
+from rdcurve.sampler.prerun import PrerunSettings, learn
+from rdcurve.sampler.prior import standard_normal
+from rdcurve.sampler.target import Target
+
+KERNEL = Kernel(2, 0.2, 0.5)
+QUICK = PrerunSettings(n_chains=4, n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=8, n_modes=4)
+
+
+def two_holes(depth):
+    """A decoder of 2-D codes with a wide mode at (1.2, 0) for x = 0, and a narrow one that fits better at (-1.5, 0).
+
+    The narrow one has a radius of about 0.2; `depth` is how much better it fits.
+    """
+
+    def decoder(z):
+        wide = torch.stack([0.5 * (z[..., 0] - 1.2), 0.5 * z[..., 1]], -1)
+        narrow = torch.exp(-((z[..., 0] + 1.5) ** 2 + z[..., 1] ** 2) / 0.04)
+        rest = (1.0 - depth * narrow)[..., None]
+        return torch.cat([wide * (1 - narrow[..., None]), rest], -1)
+
+    return decoder
+
+
+def holes_target(n_images=3):
+    x = torch.zeros(n_images, 3, dtype=DTYPE)
+    return Target(standard_normal(2, DTYPE), two_holes(0.9), SquaredError(), x)
+
+
+def exact_log_z(target, betas, n=1601, width=5.0):
+    """By the trapezoid rule, [K, N]."""
+    axis = torch.linspace(-width, width, n, dtype=DTYPE)
+    z = torch.cartesian_prod(axis, axis)
+    log_cell = target.prior.log_prob(z) + 2 * np.log(2 * width / (n - 1))
+    d = (target.decoder(z)[:, None] - target.x).square().sum(-1)
+    return torch.stack([(log_cell[:, None] - float(beta) * d).logsumexp(0) for beta in betas]).numpy()
+
+
+def test_search_finds_the_narrow_mode_and_says_how_often():
+    target = holes_target()
+    modes = find_modes(target, 200.0, torch.arange(3), seed=1, n_starts=32, n_modes=4)
+    distortion = target.distortions(modes.z)
+    assert (modes.found[:2]).all()
+    assert torch.allclose(modes.z[0], torch.tensor([-1.5, 0.0], dtype=DTYPE), atol=0.05)
+    assert torch.allclose(modes.z[1], torch.tensor([1.2, 0.0], dtype=DTYPE), atol=0.05)
+    assert (distortion[0] < distortion[1] - 0.5).all()
+    assert (modes.hits >= 3).all()
+    few = find_modes(target, 200.0, torch.arange(3), seed=1, n_starts=32, n_modes=1)
+    assert torch.equal(few.z[0], modes.z[0])
+
+
+def test_search_of_a_linear_decoder_ends_in_its_one_mode():
+    problem = linear_problem(4, latent_dim=3)
+    beta = 7.0
+    modes = find_modes(problem.target, beta, torch.arange(4), seed=1, n_starts=5, n_modes=3)
+    precision = torch.eye(3, dtype=DTYPE) + beta / problem.variance * problem.weight.T @ problem.weight
+    shift = beta / problem.variance * (problem.x - problem.bias) @ problem.weight
+    exact = torch.linalg.solve(precision, shift.T).T
+    assert torch.allclose(modes.z[0], exact, atol=0.02)  # within 0.01 nats
+    assert modes.found.sum(0).tolist() == [1] * 4
+    assert modes.hits.tolist() == [5] * 4
+    assert torch.allclose(hessian(problem.target, modes.z[:1], beta)[0, 0], precision, atol=1e-8)
+
+
+def test_mixture_is_a_density_and_its_samples_are_its_own():
+    """Integrates to one on a grid; mean and variance of 200,000 draws, false-fail rate 1e-6, detects 1 %."""
+    target = holes_target(1)
+    mixture = mixture_at(target, find_modes(target, 30.0, torch.arange(1), seed=1, n_starts=32, n_modes=4), 30.0)
+    axis = torch.linspace(-6, 6, 1501, dtype=DTYPE)
+    grid = torch.cartesian_prod(axis, axis)[:, None]
+    mass = mixture.log_prob(grid)[:, 0].exp() * (12 / 1500) ** 2
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-6)
+    draws, n = mixture.sample(3, torch.arange(1), 200_000)[:, 0], 200_000
+    mean = (mass[:, None] * grid[:, 0]).sum(0)
+    variance = (mass[:, None] * (grid[:, 0] - mean).square()).sum(0)
+    fourth = (mass[:, None] * (grid[:, 0] - mean) ** 4).sum(0)
+    assert ((draws.mean(0) - mean).abs() < threshold(4) * (variance / n).sqrt()).all()
+    assert ((draws.var(0) - variance).abs() < threshold(4) * ((fourth - variance.square()) / n).sqrt()).all()
+
+
+def test_weights_on_the_way_down_are_unbiased():
+    """E[w] = Z at every recorded beta, on linear decoders (closed form), with short bridges and schedules.
+
+    4,000 chains as images that are all the same; false-fail rate 1e-6 over 5 betas; detects a factor 1.2.
+    """
+    problem, n = linear_problem(2, latent_dim=2, n_pixels=3, n_images=1), 4_000
+    first = problem.target
+    learned = learn(first, 2.0, KERNEL, QUICK, Groups(2))
+    tuning = learned.at_length(12)
+    descent = learn_descent(first, tuning, learned, KERNEL, QUICK)
+    many = Target(first.prior, first.decoder, first.distortion, problem.x.expand(n, -1))
+    descent = descent.select(torch.zeros(n, dtype=torch.int64))
+    recorded, rows = [2, 4, 6, 8, 11], {}
+    descend(
+        many, descent, recorded, KERNEL, n_chains=2, seed=5, images=torch.arange(n),
+        note=lambda k, chains: rows.__setitem__(k, chains.log_weight), resume=lambda start: start,
+        after_step=lambda chains, noted: None,
+    )  # fmt: skip
+    exact = problem.exact(tuning.betas[recorded])[2][:, 0]
+    for k in range(5):
+        ratio = (rows[k] - exact[k]).exp().flatten()
+        error = float(ratio.std()) / len(ratio) ** 0.5
+        assert error < 0.05
+        assert abs(float(ratio.mean()) - 1) < threshold(5) * error
+
+
+def test_both_routes_together_are_right_where_one_is_not():
+    """A narrow, deeper mode that no chain from the prior enters: log Z agrees with quadrature within errors, and the
+    certificate holds; by the route up alone it is off by many nats. False-fail rate 1e-6 over 60 comparisons."""
+    target = holes_target(10)
+    thorough = PrerunSettings(**{**vars(QUICK), "n_starts": 40})
+    arguments = {"latent_dim": 2, "beta_max": 300.0, "n_temperatures": 120, "n_recorded": 20, "n_chains": 32}
+    both = rdcurve.measure(target.decoder, target.x, prerun_settings=thorough, **arguments)
+    exact = exact_log_z(target, both.beta)
+    difference = np.abs(both.mean("log_z") - exact.mean(1))
+    assert (difference < 0.05 + 1.5 * threshold(60) * both.standard_error("log_z", "chains")).all()
+    assert both.certified.all()
+    up = rdcurve.measure(
+        target.decoder, target.x, prerun_settings=PrerunSettings(**{**vars(QUICK), "n_starts": 0}), **arguments
+    )
+    assert (exact.mean(1) - up.mean("log_z"))[-1] > 5
+    assert not up.certified.any()  # one route certifies nothing
+
+
+def test_not_certified_when_the_best_mode_was_missed_by_all_but_one():
+    """Doubt is how far the highest determination is above the next, and a mode found once confirms nothing."""
+    up = torch.tensor([[-10.0, -10.0, -10.0, -10.0]] * 4, dtype=DTYPE)
+    up[2:] += 0.2
+    down = torch.tensor([[-10.1, -3.0, -3.0, -30.0], [-10.0, -9.0, -3.1, -31.0]], dtype=DTYPE)
+    plenty, once = torch.tensor([20] * 4), torch.tensor([1] * 4)
+    assert torch.allclose(doubt(up, down, plenty), torch.tensor([0.2, 6.0, 0.1, 0.2], dtype=DTYPE)[:], atol=0.21)
+    hard = doubt(up, down, plenty)
+    assert float(hard[1]) == pytest.approx(6.0)  # one search alone
+    assert float(hard[2]) == pytest.approx(0.1)  # two searches agree
+    assert float(doubt(up, down, once)[2]) == pytest.approx(6.8)  # on a mode that was found once
+    assert float(doubt(up, down, once)[3]) == pytest.approx(0.2)  # both halves from the prior agree
+    assert torch.allclose(doubt(up), torch.full((4,), 0.2, dtype=DTYPE))
+    assert torch.equal(log_mean_exp(up[:2]), up[0])
+
+
+def test_a_decoder_whose_best_mode_is_missed_is_not_certified():
+    """The search is cut to two starts of which at most one ends in the narrow mode: the curve must not be certified
+    at high beta wherever it differs from quadrature by more than the tolerance."""
+    target = holes_target(12)
+    few = PrerunSettings(**{**vars(QUICK), "n_starts": 2})
+    curve = rdcurve.measure(
+        target.decoder, target.x, latent_dim=2, beta_max=300.0, n_temperatures=120, n_recorded=20, n_chains=32,
+        prerun_settings=few,
+    )  # fmt: skip
+    error = np.abs(curve.log_z - exact_log_z(target, curve.beta)).mean(1)
+    assert error[-1] > 1
+    assert not curve.certified[error > 1.5].any()
+    assert curve.certified[:3].all()  # where nothing is wrong
