@@ -12,71 +12,51 @@ pytestmark = pytest.mark.pipeline
 
 ROOT = Path(__file__).parents[1]
 AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "tests/sampler/test_measure.py"
+SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
+SCHEDULE = "tests/sampler/test_schedule.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
+GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
+COPIES = f"{SMC}::test_resampling_keeps_the_mean_weight_of_every_group_and_copies_by_weight"
+DOWN = f"{DESCENT}::test_weights_on_the_way_down_are_unbiased"
+ORDER = f"{HMC}::test_energy_error_is_second_order"
+PRECISE = f"{HMC}::test_energies_of_a_float32_decoder_are_right_at_the_highest_beta"
 BUGS = {
-    "wrong sign of the weight": ("ais", "log_weight - (beta - before)", "log_weight + (beta - before)", UNBIASED),
-    "weight at the new position": ("ais", "        step_sizes.observe(index, transition)\n", "        step_sizes.observe(index, transition)\n        log_weight = log_weight + (beta - before) * (0 if step == 1 else 1) * (previous - state.point.distortion) if step > 1 else log_weight\n        previous = state.point.distortion\n", UNBIASED),
+    "wrong sign of the weight": ("ais", "chains.log_weight - (beta - before)", "chains.log_weight + (beta - before)", UNBIASED),
+    "weight at the new position": ("ais", "            if pinned is not None:\n                state = pin", "            log_weight = log_weight + (beta - before) * (chains.state.point.distortion - state.point.distortion)\n            if pinned is not None:\n                state = pin", UNBIASED),
     "off-by-one schedule": ("ais", "zip(steps[1:], indices[1:], ladder[:-1], ladder[1:], strict=True)", "zip(steps[1:], indices[1:], ladder[:-1], ladder[2:] + ladder[-1:], strict=True)", UNBIASED),
-    "moves at the wrong beta": ("ais", "target, beta, state, noise", "target, 3 * beta + 1, state, noise", UNBIASED),
-    "float32 weights": (
-        "ais",
-        "(beta - before) * state.point.distortion",
-        "((beta - before) * state.point.distortion).float()\n        log_weight = log_weight.float()",
-        f"{AIS}::test_log_weights_are_accumulated_in_float64",
-    ),
-    "wrong chain count": (
-        "ais",
-        "torch.tensor(float(n), dtype=torch.float64).log()",
-        "torch.tensor(float(n - 1), dtype=torch.float64).log()",
-        f"{AIS}::test_estimate_on_two_chains_by_hand",
-    ),
-    "sum instead of mean of the weights": (
-        "ais",
-        "    return log_weight.logsumexp(0) - torch.tensor(float(len(log_weight)), dtype=torch.float64).log()",
-        "    return log_weight.logsumexp(0)",
-        f"{AIS}::test_bdmc_encloses_exact_log_z",
-    ),
-    "missing half kick at the start": (
-        "hmc",
-        "momentum = momentum + 0.5 * step_size * force(point)",
-        "momentum = momentum + 0.0 * step_size * force(point)",
-        f"{HMC}::test_energy_error_is_second_order",
-    ),
-    "missing half kick at the end": (
-        "hmc",
-        "else 0.5 * step_size",
-        "else 0.0 * step_size",
-        f"{HMC}::test_energy_error_is_second_order",
-    ),
-    "prior omitted from the force": ("hmc", "point.grad_log_prior - beta", "-beta", f"{HMC}::test_energy_error_is_second_order"),
-    "prior omitted from the accept test": (
-        "hmc",
-        "        state.point.log_prior\n        - proposal.log_prior\n        + beta",
-        "        beta",
-        INVARIANT,
-    ),
+    "moves at the wrong beta": ("ais", "move(target, beta, state, noise", "move(target, 3 * beta + 1, state, noise", UNBIASED),
+    "float32 weights": ("ais", "(beta - before) * chains.state.point.distortion", "((beta - before) * chains.state.point.distortion).float()\n            log_weight = log_weight.float()", f"{AIS}::test_log_weights_are_accumulated_in_float64"),
+    "wrong chain count": ("estimate", "group_log_z = grouped.logsumexp(1) - math.log(size)", "group_log_z = grouped.logsumexp(1) - math.log(size + 1)", f"{AIS}::test_estimate_on_two_chains_by_hand"),
+    "sum instead of mean of the weights": ("ais", "return log_weight.logsumexp(dim) - math.log(log_weight.shape[dim])", "return log_weight.logsumexp(dim)", f"{AIS}::test_bdmc_encloses_exact_log_z"),
+    "missing half kick at the start": ("hmc", "momentum = momentum + 0.5 * step_size * force(point)", "momentum = momentum + 0.0 * step_size * force(point)", ORDER),
+    "missing half kick at the end": ("hmc", "else 0.5 * step_size", "else 0.0 * step_size", ORDER),
+    "prior omitted from the force": ("hmc", "point.grad_log_prior - beta", "-beta", ORDER),
+    "prior omitted from the accept test": ("hmc", "        state.point.log_prior\n        - proposal.log_prior\n        + beta", "        beta", INVARIANT),
     "accept test skipped": ("hmc", "accepted = noise.accept < acceptance_rate", "accepted = noise.accept < 2", INVARIANT),
     "momentum not flipped on rejection": ("hmc", "end_momentum, -momentum)", "end_momentum, momentum)", INVARIANT),
-    "not-a-number accepted": (
-        "hmc",
-        "nan_to_num(nan=0.0)",
-        "nan_to_num(nan=1.0)",
-        f"{HMC}::test_a_proposal_that_is_not_a_number_is_rejected_and_counted",
-    ),
+    "not-a-number accepted": ("hmc", "nan_to_num(nan=0.0)", "nan_to_num(nan=1.0)", f"{HMC}::test_a_proposal_that_is_not_a_number_is_rejected_and_counted"),
     "same noise in every step": ("noise", "torch.full((1, 1, 1), step,", "torch.full((1, 1, 1), 0,", "tests/sampler/test_noise.py"),
-    "metric without its transpose": ("hmc", "_apply(factor.mT,", "_apply(factor,", f"{HMC}::test_energy_error_is_second_order"),
-    "reverse run starts from the prior": (
-        "bdmc",
-        "start_at(simulated.target.select(entering), z,",
-        "start_at(simulated.target.select(entering), torch.randn_like(z),",
-        f"{AIS}::test_bdmc_encloses_exact_log_z",
-    ),
-    "float32 energies": ("hmc", "+ beta * (proposal.distortion - state.point.distortion)", "+ (beta * proposal.distortion).float() - (beta * state.point.distortion).float()", f"{HMC}::test_energies_of_a_float32_decoder_are_right_at_the_highest_beta"),
-    "float32 sum of the distortion": ("distortion", "(values * values).sum(-1, dtype=torch.float64)", "(values * values).cumsum(-1)[..., -1].double()", f"{HMC}::test_energies_of_a_float32_decoder_are_right_at_the_highest_beta"),
+    "metric without its transpose": ("hmc", "_apply(factor.mT,", "_apply(factor,", ORDER),
+    "reverse run starts from the prior": ("bdmc", "start_at(target, simulated.z.expand(n_groups, -1, -1).contiguous(),", "start_at(target, torch.randn(n_groups, *simulated.z.shape, dtype=simulated.z.dtype),", f"{AIS}::test_bdmc_encloses_exact_log_z"),
+    "float32 energies": ("hmc", "+ beta * (proposal.distortion - state.point.distortion)", "+ (beta * proposal.distortion).float() - (beta * state.point.distortion).float()", PRECISE),
+    "float32 sum of the distortion": ("distortion", "(values * values).sum(-1, dtype=torch.float64)", "(values * values).cumsum(-1)[..., -1].double()", PRECISE),
     "twice the noise in simulated data": ("distortion", "1 / (2 * beta)", "1 / beta", f"{HMC}::test_distortions_are_sampled_from_their_own_density"),
     "half the energy of the distortion": ("distortion", "/ (2 * self.variance) +", "/ self.variance +", f"{AIS}::test_closed_form"),
-    "resumed by other settings": ("measure", "        facts=facts,\n        betas=betas,", "        betas=betas,", MEASURE),
+    "resumed by other settings": ("measure", "run_key(target, tuning, facts=facts, recorded", "run_key(target, tuning, recorded", MEASURE),
+    "weights kept after resampling": ("ais", "return state.map(copy), torch.where(low, mean, grouped).flatten(0, 1)", "return state.map(copy), log_weight", GROUPS),
+    "ancestors drawn evenly": ("ais", "share.cumsum(1)[:, None]", "torch.full_like(share, 1 / groups.size).cumsum(1)[:, None]", COPIES),
+    "the retained path is resampled away": ("ais", "        ancestor[:, 0] = 0\n", "        pass\n", COPIES),
+    "momentum of the path not flipped back": ("bdmc", "-state.momentum[:, here]", "state.momentum[:, here]", f"{GROUPS}[0.5-4-20]"),
+    "refreshment before the trajectory in the reversal": ("bdmc", "part = part._replace(momentum=refresh(part.momentum, noise, kernel))", "part = part._replace(momentum=part.momentum)", f"{SMC} {GROUPS}"),
+    "path shifted by one step": ("bdmc", "note(index - 1, here)", "note(index, here)", GROUPS),
+    "mixture density of one component": ("modes", "return (self.log_share[..., None] + log_normal).logsumexp(0).T", "return (self.log_share[..., None] + log_normal)[0].T", f"{DESCENT}::test_mixture_is_a_density_and_its_samples_are_its_own"),
+    "second route forgets the density it came from": ("descent", "log_m + self.beta * point.distortion - point.log_prior,", "self.beta * point.distortion - point.log_prior,", DOWN),
+    "adaptation left on in the formal run": ("measure", "frozen = Frozen(tuning.step_sizes.to(device))", "from rdcurve.sampler.step_size import Adaptive\n    frozen = Adaptive(n_steps, n_images)\n    frozen.table = tuning.step_sizes", f"{MEASURE}::test_a_formal_run_changes_nothing_of_its_tuning"),
+    "virial with the wrong dimension": ("estimate", "- z.shape[-1])", "- 1)", f"{ESTIMATE}::test_virial_has_mean_zero_and_takes_out_the_noise"),
+    "routes without their weights": ("estimate", "(weight * n / m).log()", "(weight * 0 + n / m).log()", f"{ESTIMATE}::test_routes_are_averaged_with_their_weights"),
+    "a mode found once confirms itself": ("certify", "hits < LEAST_HITS", "hits < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
+    "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
 }  # fmt: skip
 
 
@@ -97,7 +77,7 @@ def test_bug_is_caught(healthy, tmp_path, bug):
     text = path.read_text()
     assert text.count(old) == 1, f"{bug}: the text to patch is found {text.count(old)} times in {path.name}"
     path.write_text(text.replace(old, new))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()]
     env = os.environ | {"PYTHONPATH": str(tmp_path / "copy/src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path / "copy", env=env, capture_output=True, text=True)
     assert done.returncode == 1, f"{bug} was not caught\n{done.stdout[-2000:]}"  # 1: tests ran, and some failed

@@ -55,7 +55,9 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
     _at(found, curve, few < LEAST_ESS, "effective sample size below {limit} chains: more temperatures (a smaller gap)",
         limit=LEAST_ESS)  # fmt: skip
     if not np.isnan(curve.k_hat).all():
-        heavy = np.nanmedian(curve.k_hat, 1)
+        # of a few dozen weights k-hat itself is noisy: a median over the images, less twice its own error
+        low, middle, high = np.nanpercentile(np.clip(curve.k_hat, -1, 3), [25, 50, 75], axis=1)
+        heavy = middle - 2 * (high - low) / np.sqrt(curve.k_hat.shape[1])
         _at(found, curve, heavy > MOST_K_HAT, "k-hat above {limit}, weights with a heavy tail: more temperatures",
             limit=MOST_K_HAT)  # fmt: skip
     rate, error = curve.mean("rate"), curve.standard_error("rate", "chains")
