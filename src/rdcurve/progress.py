@@ -14,17 +14,22 @@ logger = logging.getLogger("rdcurve")
 
 
 class Progress:
-    """Call it with (done, total)."""
+    """Call it with (done, total), of one phase after the other."""
 
     def __init__(self, what: str, every: float = 60.0) -> None:
         self.what, self.every = what, every
         self.start = self.last = time.monotonic()
         self.first: int | None = None
+        self.done = 0
         self.bar: tqdm | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        if self.first is None:
-            self.first = done  # a resumed run starts in the middle
+        if self.first is None or done < self.done:  # the first phase, or another one
+            self.first, self.start = done, time.monotonic()  # a resumed run starts in the middle
+            if self.bar is not None:
+                self.bar.close()
+                self.bar = None
+        self.done = done
         if sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=total, initial=done, desc=self.what, unit="step")
             self.bar.update(done - self.bar.n)

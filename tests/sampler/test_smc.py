@@ -9,7 +9,7 @@ from rdcurve.sampler.ais import Chains, Groups, Tuning, group_log_mean_exp, resa
 from rdcurve.sampler.bdmc import Simulated, _forward, _reverse, bdmc
 from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.distortion import SquaredError
-from rdcurve.sampler.hmc import Kernel, State
+from rdcurve.sampler.hmc import Kernel, State, move
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import standard_normal
@@ -94,6 +94,32 @@ def test_the_reverse_path_is_stationary():
             assert (sample.mean(0).abs() < bound / n**0.5).all()
             assert ((sample.var(0) - 1).abs() < bound * (2 / n) ** 0.5).all()
         assert ((white * path.momentum[index, 0]).mean(0).abs() < bound / n**0.5).all()  # independent of each other
+
+
+def test_forward_moves_retrace_the_reverse_path():
+    """With a momentum that is not refreshed and steps too short to be rejected, the forward move at index j leads from
+    the path's state at j - 1 to that at j: positions, and momenta with their sign."""
+    problem = linear_problem(1, latent_dim=3, n_images=5)
+    kernel, betas = Kernel(3, 0.0, 1 - 1e-13), sigmoid(12, 5.0)
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    simulated = Simulated(problem.target, z, (11,), 5)
+    tuning = untuned(betas, 5, 3, step_size=0.002)
+    path = _reverse(simulated, tuning, kernel, 2, Groups(2), 5, Checkpoint(None), "r", lambda step: None)
+    images = torch.arange(5)
+    for index in range(1, 12):
+        before = State(problem.target.at(path.z[index - 1]), path.momentum[index - 1])
+        noise = step_noise(9, images, 2, index, 3, DTYPE)
+        factor = tuning.metric.factor(float(betas[index]), 5)
+        after, moved = move(
+            problem.target, float(betas[index]), before, noise, tuning.step_sizes[index], factor, kernel
+        )
+        assert moved.acceptance_rate.min() > 0.99
+        accepted = moved.accepted[..., None]
+        assert torch.allclose(after.point.z * accepted, path.z[index] * accepted, atol=1e-5)
+        assert torch.allclose(after.momentum * accepted, path.momentum[index] * accepted, atol=1e-5)
+        assert accepted.double().mean() > 0.5
+    work = sum((betas[j] - betas[j - 1]) * problem.target.at(path.z[j - 1]).distortion for j in range(1, 12))
+    assert torch.allclose(path.work, work)
 
 
 def test_resampling_keeps_the_mean_weight_of_every_group_and_copies_by_weight():

@@ -8,12 +8,12 @@ from typing import Any
 from rdcurve.commands.inputs import build, tuned
 from rdcurve.curve import RDCurve
 from rdcurve.device import resolve
+from rdcurve.diagnosis import verdict
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
-from rdcurve.verdict import verdict
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:

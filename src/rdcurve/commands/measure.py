@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from rdcurve.device import resolve
+from rdcurve.diagnosis import verdict
 from rdcurve.files import FileError
 from rdcurve.plot import FORMATS, save
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.measure import measure
 from rdcurve.sampler.prior import standard_normal
-from rdcurve.verdict import verdict
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         beta_max=args.beta_max,
         prior=standard_normal(args.latent_dim, x.dtype, device),
         distortion=DISTORTIONS[args.distortion](),
+        gap=args.gap,
         n_temperatures=args.temperatures,
         n_recorded=args.recorded,
         n_chains=args.chains,

@@ -22,9 +22,10 @@ from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
+from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target
-from rdcurve.types import Decoder, Distortion
+from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
 __all__ = ["formal_run", "measure", "run_key"]
 
@@ -283,11 +284,12 @@ def measure(
     beta_max: float,
     prior: Distribution | None = None,
     distortion: Distortion | None = None,
+    gap: float | None = None,
+    n_temperatures: int | None = None,
     betas: Tensor | None = None,
-    n_temperatures: int = 1000,
     n_recorded: int = 50,
     n_chains: int = 32,
-    kernel: Kernel = Kernel(),
+    kernel: Kernel = Kernel(n_leapfrog=2, jitter=0.2, persistence=0.5),
     groups: Groups | None = None,
     prerun_settings: PrerunSettings = PrerunSettings(),
     seed: int = 7,
@@ -302,17 +304,20 @@ def measure(
         beta_max: largest beta, the slope -dR/dD where the curve ends.
         prior: distribution of the code, default N(0, I).
         distortion: d(x, f(z)), default the squared error.
+        gap: nats; the number of temperatures is then chosen so that the BDMC gap stays below. Needs a distortion that x
+            can be simulated from.
+        n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound. Default 1000.
         betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
-        n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound.
         n_recorded: number of betas at which the curve is given, at most half of the temperatures.
         n_chains: chains per image, a multiple of the group size.
         kernel: settings of the HMC moves.
         groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that.
         prerun_settings: how schedule, step sizes and metric are learned.
         seed: of the formal run.
-        progress: called with (steps done, steps in all).
+        progress: called with (steps done, steps in all), of each phase anew.
 
     Raises:
+        TypeError: a gap is asked for, and x cannot be simulated under the distortion.
         ValueError: the decoder, prior, distortion or schedule cannot be used; says why before any long work.
 
     Examples:
@@ -325,33 +330,36 @@ def measure(
     distortion = SquaredError() if distortion is None else distortion
     target = Target(prior, decoder, distortion, x)
     target.check(latent_dim)
-    if betas is not None:
-        betas = check_schedule(betas)
-        n_temperatures = len(betas)
-        if float(betas[-1]) != float(beta_max):
-            raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
-    elif prerun_settings.schedule == "sigmoid":
-        betas = sigmoid(n_temperatures, beta_max, prerun_settings.sharpness)
-    elif n_temperatures < 3:
-        raise ValueError(f"n_temperatures must be 3 or more, not {n_temperatures}")
+    if sum(value is not None for value in (gap, n_temperatures, betas)) > 1:
+        raise ValueError("give one of gap, n_temperatures and betas")
     if groups is None:
         groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 else 1)
-    recorded = recorded_steps(n_temperatures, min(n_recorded, n_temperatures // 2))
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
-
-    def first(done: int, total: int) -> None:
-        progress(done, total + n_temperatures - 1)
-
+    if gap is not None and not isinstance(distortion, SamplableDistortion):
+        raise TypeError(f"a gap is measured on simulated data, and {type(distortion).__name__} has no `sample` method")
+    n = 1000 if n_temperatures is None else n_temperatures
+    if betas is not None:
+        betas = check_schedule(betas)
+        if float(betas[-1]) != float(beta_max):
+            raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
+    elif prerun_settings.schedule == "sigmoid" and gap is None:
+        betas = sigmoid(n, beta_max, prerun_settings.sharpness)
+    elif n < 3:
+        raise ValueError(f"n_temperatures must be 3 or more, not {n}")
     descent = None
-    if betas is None:
-        learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=first)
-        tuning, n_before = learned.at_length(n_temperatures), len(learned.cost) * prerun_settings.n_rounds
-        if prerun_settings.n_starts and groups.size > 1:
-            descent = learn_descent(target, tuning, learned, kernel, prerun_settings)
+    if betas is not None:
+        tuning = tune(target, betas, kernel, prerun_settings, groups, progress=progress)
     else:
-        tuning = tune(target, betas, kernel, prerun_settings, groups, progress=first)
-        n_before = min(len(betas), prerun_settings.round_temperatures) - 1
+        learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=progress)
+        if gap is not None:
+            n = size_for_gap(
+                target, learned, kernel, prerun_settings, groups, gap=gap, n_recorded=n_recorded
+            ).n_temperatures
+        tuning = learned.at_length(n)
+        if prerun_settings.n_starts and groups.size > 1:
+            descent = learn_descent(target, tuning, learned, kernel, prerun_settings, progress=progress)
+    recorded = recorded_steps(len(tuning.betas), min(n_recorded, len(tuning.betas) // 2))
     return formal_run(
         target,
         tuning,
@@ -361,5 +369,5 @@ def measure(
         seed=seed,
         groups=groups,
         descent=descent,
-        progress=lambda done, total: progress(n_before + done, n_before + total),
+        progress=progress,
     )

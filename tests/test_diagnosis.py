@@ -8,9 +8,9 @@ import pytest
 from problems import linear_problem
 
 import rdcurve
+from rdcurve.diagnosis import verdict
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prerun import PrerunSettings
-from rdcurve.verdict import verdict
 
 SETTINGS = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4, target_acceptance=0.85)
 
@@ -65,7 +65,7 @@ def put(value, rows=slice(5, None)):
     [
         ({"acceptance": put(0.1)}, "acceptance below 0.4"),
         ({"ess": put(1.1)}, "effective sample size below 2"),
-        ({"k_hat": put(0.9)}, "k-hat above 0.7"),
+        ({"k_hat": put(0.9), "ess": put(9.0)}, "k-hat above 0.7"),
         ({"rate_se": scaled(100)}, "rate known to no better than 2%"),
         ({"distortion": put(30.0, slice(8, 9))}, "not monotone"),
         ({"rate": put(0.1, slice(8, 9))}, "not monotone"),
@@ -92,7 +92,8 @@ def test_gap_is_compared_with_what_was_asked(healthy):
 
 def test_runs_that_are_really_sick_are_warned_of():
     """Not made-up arrays: too short a run, steps that are far too long, one route only whose halves disagree."""
-    short = measured(3, n_temperatures=13, n_recorded=6, n_chains=16)
+    alone = replace(SETTINGS, n_starts=0)
+    short = measured(3, n_temperatures=4, n_recorded=2, n_chains=16, prerun_settings=alone)
     assert not verdict(short).reliable
     from rdcurve.sampler.ais import Groups
     from rdcurve.sampler.measure import formal_run

@@ -57,8 +57,10 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
     if not np.isnan(curve.k_hat).all():
         # of a few dozen weights k-hat itself is noisy: a median over the images, less twice its own error
         low, middle, high = np.nanpercentile(np.clip(curve.k_hat, -1, 3), [25, 50, 75], axis=1)
-        heavy = middle - 2 * (high - low) / np.sqrt(curve.k_hat.shape[1])
-        _at(found, curve, heavy > MOST_K_HAT, "k-hat above {limit}, weights with a heavy tail: more temperatures",
+        heavy = middle - 2 * (high - low) / np.sqrt(curve.k_hat.shape[1]) > MOST_K_HAT
+        # the tail of weights that are nearly equal is of no account
+        heavy &= few < 0.5 * curve.facts["n_chains"]
+        _at(found, curve, heavy, "k-hat above {limit}, weights with a heavy tail: more temperatures",
             limit=MOST_K_HAT)  # fmt: skip
     rate, error = curve.mean("rate"), curve.standard_error("rate", "chains")
     noisy = (error > MOST_SE * np.abs(rate)) & (error > 0.5)
