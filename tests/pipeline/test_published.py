@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from project import ROOT, Project
@@ -19,15 +20,16 @@ def clone(tmp_path_factory, mirror):
     """A stranger's clone of the committed state, with figure 3 and all that led to it pulled."""
     here = Project(ROOT, mirror)
     clone = here.clone(tmp_path_factory.mktemp("published") / "clone")
-    clone.run("dvc", "pull", "--quiet", "figure3")
+    clone.run("dvc", "pull", "--quiet", "figure3", "vae10")
     return clone
 
 
 def test_pulled_figure_is_fresh(clone):
     """The published results belong to the committed code and settings: nothing to do."""
-    assert clone.path("results/figures/figure3.svg").exists()
-    assert clone.snakemake("figure3") == []
-    assert "Nothing to be done" in clone.last.stdout
+    for figure in ("figure3", "vae10"):
+        assert clone.path(f"results/figures/{figure}.svg").exists()
+        assert clone.snakemake(figure) == []
+        assert "Nothing to be done" in clone.last.stdout
 
 
 def test_figure3_lies_on_its_closed_form(clone):
@@ -53,6 +55,26 @@ def test_figure3_lies_on_its_closed_form(clone):
     assert (np.diff(exact.mean("rate")) > 0).all()
 
 
+def test_vae10_is_certified_as_the_readme_says(clone):
+    """Gap within what was asked for, certified to the beta that the README names, and monotone there."""
+    names = ["results/curves/vae10.safetensors", "results/bdmc/vae10.csv", "results/bdmc/vae10.json"]
+    clone.run("dvc", "pull", "--quiet", *names)
+    curve, gaps = RDCurve.load(clone.path(names[0])), pd.read_csv(clone.path(names[1]))
+    assert curve.rate.shape == (50, 50)
+    assert curve.facts["n_searches"] == 2
+    assert len(gaps) >= 10
+    asked = curve.facts["settings"]["gap"]
+    assert (gaps["gap"] - 2 * gaps["gap_se"] <= asked).all()
+    certified = curve.at(curve.certified)
+    assert (np.diff(certified.mean("distortion")) < 0).all()
+    assert (np.diff(certified.mean("rate")) > 0).all()
+    readme = (ROOT / "README.md").read_text()
+    worst = json.loads(clone.path(names[2]).read_text())
+    assert f"{worst['gap_max']:.2f} ± {worst['gap_max_se']:.2f} nats" in readme
+    share = f"{curve.certified.sum()} of {len(curve.beta)} β, to β = {certified.beta[-1]:,.0f}"
+    assert share in readme, share
+
+
 def test_numbers_and_picture_of_the_readme_are_the_published_ones(clone):
     metrics = ["results/exact/linear_vae100.json", "results/bdmc/linear_vae100.json"]
     clone.run("dvc", "pull", "--quiet", *metrics)
@@ -65,9 +87,10 @@ def test_numbers_and_picture_of_the_readme_are_the_published_ones(clone):
     ):
         assert re.search(rf"(?<![\d.]){value:.2f}(?!\d)", readme), value
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
-    recorded = {out["path"]: out["md5"] for out in lock["stages"]["figure3"]["outs"]}
-    picture = (ROOT / "results/published/figure3.png").read_bytes()
-    assert hashlib.md5(picture).hexdigest() == recorded["results/figures/figure3.png"]
+    for figure in ("figure3", "vae10"):
+        recorded = {out["path"]: out["md5"] for out in lock["stages"][figure]["outs"]}
+        picture = (ROOT / f"results/published/{figure}.png").read_bytes()
+        assert hashlib.md5(picture).hexdigest() == recorded[f"results/figures/{figure}.png"]
 
 
 def test_published_results_stay_small():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     rate, distortion, log_z = exact_curve(
         weights["output.weight"], weights["output.bias"], x, measured.beta, entry["distortion"].get("variance", 1.0)
     )
+    known = {"beta": measured.beta, "log_z": log_z}
+    known |= {"rate": rate, "rate_cv": rate, "distortion": distortion, "distortion_cv": distortion}
     zero, nan = np.zeros_like(rate), np.full_like(rate, np.nan)
-    exact = RDCurve(
-        measured.beta, rate, distortion, log_z, zero, zero, zero, nan, nan, facts={"curve": args.name, "exact": True}
-    )
+    names = [field.name for field in fields(RDCurve) if field.name != "facts"]
+    arrays = {name: known.get(name, zero if name.endswith("_se") else nan) for name in names}
+    exact = RDCurve(**arrays, facts={"curve": args.name, "exact": True})
     differences: dict[str, float] = {}
     for quantity in ("rate", "distortion", "log_z"):
         difference = measured.mean(quantity) - exact.mean(quantity)
