@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rdcurve.sampler.schedule import recorded_steps, sigmoid
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 
 BETAS = sigmoid(60, 5.0)
+QUICK = PrerunSettings(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2)
 RECORDED = recorded_steps(60, 10)
 
 
@@ -234,7 +236,7 @@ def good(z):
     ],
 )
 def test_bad_input_is_refused_with_the_reason(changes, message):
-    arguments = {"decoder": good, "x": X, "latent_dim": 2, "beta_max": 1.0} | changes
+    arguments = {"decoder": good, "x": X, "latent_dim": 2, "beta_max": 1.0, "prerun_settings": QUICK} | changes
     with pytest.raises(ValueError, match=message):
         if isinstance(arguments.get("prerun_settings"), dict):
             arguments["prerun_settings"] = PrerunSettings(**arguments["prerun_settings"])
@@ -254,14 +256,20 @@ def test_a_decoder_without_forward_derivative_can_do_without_the_metric():
     arguments = {"latent_dim": 4, "beta_max": 1.0, "n_temperatures": 20}
     with pytest.raises(ValueError, match="choose the metric 'identity'"):
         rdcurve.measure(Double.apply, X, **arguments)
-    settings = PrerunSettings(metric="identity", n_starts=0)
+    settings = replace(QUICK, metric="identity", n_starts=0)
     assert np.isfinite(rdcurve.measure(Double.apply, X, prerun_settings=settings, **arguments).rate).all()
 
 
 def test_a_distortion_in_float32_still_gives_float64_weights():
     x = torch.zeros(3, 4)
     curve = rdcurve.measure(
-        good, x, latent_dim=2, beta_max=1.0, n_temperatures=20, distortion=lambda x, f: (x - f).square().sum(-1)
+        good,
+        x,
+        latent_dim=2,
+        beta_max=1.0,
+        n_temperatures=20,
+        prerun_settings=QUICK,
+        distortion=lambda x, f: (x - f).square().sum(-1),
     )
     assert curve.log_z.dtype == np.float64
     assert curve.rate.shape == (10, 3)  # 50 betas were asked for; half of 20 temperatures can be had
@@ -300,7 +308,14 @@ def test_scale_mixture_is_the_mixture_of_whole_vectors():
 def test_measure_needs_no_particular_data_shape():
     decoder = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Tanh(), torch.nn.Unflatten(-1, (3, 2, 2)))
     curve = rdcurve.measure(
-        decoder, torch.rand(2, 3, 2, 2), latent_dim=2, beta_max=3.0, n_temperatures=30, n_recorded=3, n_chains=4
+        decoder,
+        torch.rand(2, 3, 2, 2),
+        latent_dim=2,
+        beta_max=3.0,
+        n_temperatures=30,
+        n_recorded=3,
+        n_chains=4,
+        prerun_settings=QUICK,
     )
     assert curve.rate.shape == (3, 2)
     assert (np.diff(curve.mean("distortion")) < 0.5).all()

@@ -163,7 +163,8 @@ class Checkpoint:
     def _save(self) -> None:
         assert self.folder is not None
         flat = {f"{phase}/{name}": v for phase, state in self._states.items() for name, v in _flatten(state).items()}
-        payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()})
+        # states of two phases may share tensors, which safetensors refuses
+        payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()})
         current = self.folder / "state"
         if current.exists():
             current.replace(self.folder / "state.previous")
