@@ -116,7 +116,7 @@ def test_bound_direction():
 
 
 def test_quadrature_of_a_nonlinear_decoder():
-    """The public API on a 2-D decoder that is neither linear nor symmetric. False-fail rate 1e-6; detects 0.5 nats."""
+    """The public API on a 2-D decoder that is neither linear nor symmetric. False-fail rate 1e-6; detects 0.4 nats."""
     x = torch.tensor([[0.5, -0.4, 0.2], [-0.8, 0.9, 0.1], [0.9, 1.2, 0.9]], dtype=DTYPE)
     curve = rdcurve.measure(
         curved_decoder,
@@ -126,11 +126,11 @@ def test_quadrature_of_a_nonlinear_decoder():
         n_temperatures=200,
         n_recorded=20,
         n_chains=200,
-        prerun_settings=PrerunSettings(n_rounds=2, round_temperatures=100, n_blocks=6, n_starts=12),
+        prerun_settings=PrerunSettings(n_rounds=2, round_temperatures=100, n_blocks=6, n_starts=0),
     )
     exact = tuple(quadrature(curved_decoder, x, curve.beta))
     assert max(in_standard_errors(curve, exact).values()) < 1.2 * threshold(60)
-    assert curve.standard_error("rate", "chains").max() < 0.1
+    assert curve.standard_error("rate", "chains").max() < 0.08
 
 
 def test_float32_decoder_gives_the_same_curve():
