@@ -1,79 +1,18 @@
 """The command line as a user types it: in a process of its own, with its files and its exit code."""
 
-import contextlib
-import os
-import random
-import signal
-import struct
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from problems import DTYPE, curved_decoder, quadrature, threshold
+from steps import Bench
 
 from rdcurve.cli import main, sections
 from rdcurve.curve import RDCurve
 from rdcurve.models.checkpoint import save_decoder
 from rdcurve.models.linear import Decoder
-
-ROOT = Path(__file__).parents[1]
-
-
-class Bench:
-    """A folder with settings, images and a decoder, in which steps are run."""
-
-    def __init__(self, folder: Path, n_temperatures: int = 60) -> None:
-        self.folder = folder
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        small = {"beta_max": 5, "n_temperatures": n_temperatures, "n_recorded": 10}
-        small |= {"ais": {"n_chains": 6}, "bdmc": {"n_chains": 3}}
-        params["curves"]["linear_vae100"] |= small
-        params["closed_form"]["linear_vae100"] = params["curves"]["linear_vae100"]
-        params["sampler"] |= {"n_images": 4}
-        params["prerun"] |= {"n_chains": 2}
-        params["bdmc"] |= {"n_betas": 2, "n_images": 3}
-        self.params = params
-        self.save()
-        (folder / "mnist").mkdir()
-        pixels = np.random.default_rng(0).integers(0, 255, (10, 28, 28), dtype=np.uint8)
-        header = struct.pack(">4i", 0x803, 10, 28, 28)
-        (folder / "mnist/t10k-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-        torch.manual_seed(0)
-        decoder = Decoder(3, 784).double()
-        arguments = {"latent_dim": 3, "n_pixels": 784}
-        save_decoder(
-            folder / "decoder", decoder, architecture="linear", arguments=arguments, facts={"dataset": "mnist"}
-        )
-
-    def save(self) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
-
-    def command(self, verb: str, *more: str) -> list[str]:
-        name = "figure3" if verb == "plot" else "linear_vae100"
-        inputs = [] if verb == "plot" else ["--decoder", "decoder", "--data", "mnist"]
-        outputs = {
-            "prerun": ["--output", "tuning"],
-            "ais": ["--step-sizes", "tuning", "--output", "curve"],
-            "bdmc": ["--step-sizes", "tuning", "--output", "gap.csv", "--gap", "gap.json"],
-            "exact": ["--curve", "curve", "--output", "exact", "--differences", "differences.json"],
-        }[verb]
-        return [verb, name, "--params", "params.yaml", *inputs, *outputs, *more]
-
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "rdcurve", *arguments],
-            cwd=self.folder, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def run(self, *arguments: str, **env: str) -> tuple[int, str]:
-        process = self.start(*arguments, **env)
-        output = process.communicate(timeout=300)[0]
-        return process.returncode, output
 
 
 @pytest.fixture
@@ -97,71 +36,6 @@ def test_steps_in_order(bench, capsys):
     curve, exact = RDCurve.load("curve"), RDCurve.load("exact")
     assert np.array_equal(curve.beta, exact.beta)
     assert curve.facts["settings"] == bench.params["curves"]["linear_vae100"]
-
-
-def test_kill_9_at_twenty_random_moments(tmp_path):
-    """The finished curve is byte-equal to that of a run left alone, however often the process was killed."""
-    bench = Bench(tmp_path, n_temperatures=6000)
-    assert bench.run(*bench.command("prerun"))[0] == 0
-    assert bench.run(*bench.command("ais"))[0] == 0
-    expected = (tmp_path / "curve").read_bytes()
-    (tmp_path / "curve").unlink()
-    command = bench.command("ais", "--state", "state", "--save-every", "0.05")
-    rng, kills, resumed = random.Random(2), 0, 0
-    while kills < 20:
-        saved = newest_state(tmp_path)
-        resumed += saved > 0
-        process = bench.start(*command)
-        deadline = time.monotonic() + rng.uniform(0.2, 4.0)
-        if kills % 2:  # every other one is not killed before it has got further, however slow the machine is
-            while process.poll() is None and newest_state(tmp_path) == saved:
-                time.sleep(0.01)
-            deadline = time.monotonic() + rng.uniform(0.0, 0.5)
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-            process.communicate()
-        else:
-            assert process.returncode == 0, process.communicate()[0]
-        if (tmp_path / "curve").exists():  # it got to the end, or was killed just after: whole, and once more
-            assert (tmp_path / "curve").read_bytes() == expected
-            (tmp_path / "curve").unlink()
-    assert bench.run(*command)[0] == 0
-    assert (tmp_path / "curve").read_bytes() == expected
-    assert resumed > 5
-    assert not list((tmp_path / "state").iterdir())
-
-
-def newest_state(folder):
-    """When the state of the run was last saved; 0 where there is none."""
-    times = []
-    for path in folder.glob("state/*/state"):
-        with contextlib.suppress(FileNotFoundError):  # replaced at this very moment
-            times.append(path.stat().st_mtime_ns)
-    return max(times, default=0)
-
-
-def test_sigterm_ends_with_its_own_code_and_the_next_run_goes_on(tmp_path):
-    bench = Bench(tmp_path, n_temperatures=8000)
-    assert bench.run(*bench.command("prerun"))[0] == 0
-    command = bench.command("ais", "--state", "state", "--save-every", "0.05")
-    process = bench.start(*command)
-    while not list(tmp_path.glob("state/*/state")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=30)[0]
-    assert process.returncode == 75, output
-    assert time.monotonic() - asked < 10
-    assert "run the command again" in output
-    process = bench.start(*command)
-    while process.poll() is None and "going on from" not in (line := process.stdout.readline()):
-        pass
-    assert "going on from" in line
-    process.kill()
 
 
 def test_own_decoder_against_quadrature(tmp_path):

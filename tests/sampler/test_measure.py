@@ -1,8 +1,5 @@
-"""A run may be cut, stopped, damaged and resumed; bad input is refused before any long work."""
+"""Files of tunings and curves, and what `measure` takes; bad input is refused before any long work."""
 
-import signal
-import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +11,7 @@ import rdcurve
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError
 from rdcurve.sampler.ais import Groups
-from rdcurve.sampler.checkpoint import Checkpoint, Interrupted, content_key
+from rdcurve.sampler.checkpoint import content_key
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
@@ -45,107 +42,6 @@ def run(problem, tuning, **changes):
 
 def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("rate", "log_z", "ess", "acceptance"))
-
-
-def stop_after(n_steps):
-    def progress(done, total):
-        if done >= n_steps:
-            signal.raise_signal(signal.SIGTERM)
-
-    return progress
-
-
-def test_stopped_and_resumed_run_is_the_uninterrupted_one(problem, tuning, tmp_path):
-    whole = run(problem, tuning)
-    for steps in (1, 15, 30, 45):
-        with pytest.raises(Interrupted):
-            run(problem, tuning, state_folder=tmp_path, progress=stop_after(steps))
-    resumed = run(problem, tuning, state_folder=tmp_path)
-    assert same(whole, resumed)
-    whole.save(tmp_path / "whole")
-    resumed.save(tmp_path / "resumed")
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # a finished run leaves no state
-
-
-def test_a_run_killed_while_it_saves_its_curve_is_not_lost(problem, tuning, tmp_path):
-    def fail(curve):
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        run(problem, tuning, state_folder=tmp_path, save_every=0, save=fail)
-    seen = []
-    resumed = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
-    assert seen == []  # nothing left to compute
-    assert same(resumed, run(problem, tuning))
-
-
-def test_a_second_process_on_one_run_waits_for_the_first(problem, tuning, tmp_path):
-    first = Checkpoint(tmp_path, "key")
-    order = []
-
-    def second():
-        folder = Checkpoint(tmp_path, "key")._acquire(tmp_path / "key")
-        order.append("second")
-        folder.close()
-
-    with first:
-        thread = threading.Thread(target=second)
-        thread.start()
-        time.sleep(0.3)
-        order.append("first")
-        first.remove()
-    thread.join(10)
-    assert order == ["first", "second"]
-    assert (tmp_path / "key/lock").exists()  # on the folder that is there, not on the removed one
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_damaged_state_is_never_used(problem, tuning, tmp_path, damage):
-    with pytest.raises(Interrupted):
-        run(problem, tuning, state_folder=tmp_path, save_every=0, progress=stop_after(40))
-    (folder,) = tmp_path.iterdir()
-    for name in ("state", "state.previous"):
-        data = bytearray((folder / name).read_bytes())
-        if damage == "flip":
-            data[len(data) // 2] ^= 1
-        (folder / name).write_bytes({"flip": data, "cut": data[:-100], "empty": b""}[damage])
-        if name == "state":  # then the generation before it serves
-            assert Checkpoint(tmp_path, folder.name)._load()
-    assert not Checkpoint(tmp_path, folder.name)._load()
-    assert same(run(problem, tuning), run(problem, tuning, state_folder=tmp_path))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"seed": 4}, {"n_chains": 6}, {"facts": {"curve": "other"}}],
-    ids=["seed", "chains", "facts"],
-)
-def test_a_changed_setting_never_resumes(problem, tuning, tmp_path, change):
-    with pytest.raises(Interrupted):
-        run(problem, tuning, state_folder=tmp_path, progress=stop_after(30))
-    seen = []
-    run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done), **change)
-    assert seen[0] <= 10
-
-
-def test_a_changed_decoder_or_tuning_is_another_run(problem, tuning, tmp_path):
-    with pytest.raises(Interrupted):
-        run(problem, tuning, state_folder=tmp_path, progress=stop_after(30))
-    other = linear_problem(1, variance=0.51)
-    seen = []
-    run(other, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
-    assert seen[0] <= 10
-    table = tuning.step_sizes.clone()
-    table[50] *= 1.01
-    seen.clear()
-    run(
-        problem,
-        tuning._replace(step_sizes=table),
-        state_folder=tmp_path,
-        progress=lambda done, total: seen.append(done),
-    )
-    assert seen[0] <= 10
 
 
 def test_tuning_file_round_trip(problem, tuning, tmp_path):

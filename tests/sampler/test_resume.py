@@ -1,0 +1,771 @@
+"""A run may be cut anywhere, damaged, run out of disk, split up: the numbers are the same, to the bit.
+
+Here in one process, where a cut can be put at an exact place; `tests/test_interrupted_steps.py` kills real ones.
+"""
+
+import dataclasses
+import errno
+import itertools
+import math
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import DTYPE, linear_problem
+from safetensors.torch import load
+
+from rdcurve.models.mlp import Decoder
+from rdcurve.sampler import measure
+from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.checkpoint import Checkpoint, Interrupted
+from rdcurve.sampler.descent import learn_descent
+from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.prerun import PrerunSettings, learn, tune
+from rdcurve.sampler.prior import scale_mixture, standard_normal
+from rdcurve.sampler.schedule import sigmoid
+from rdcurve.sampler.sizing import size_for_gap
+from rdcurve.sampler.target import Target
+
+KERNEL = Kernel(2, 0.2, 0.5)
+GROUPS = Groups(4, 0.9)
+SETTINGS = PrerunSettings(
+    n_chains=4, n_rounds=2, round_temperatures=16, n_blocks=3, n_starts=2, n_modes=2, max_temperatures=30, smoothing=5
+)
+RECORDED = [4, 9, 14, 19]  # of 20 temperatures
+SHARED = (
+    "formal_run offers one and the same `record` under the phases up and down, which safetensors refuses to save "
+    "(RuntimeError: some tensors share memory): no state of a second route can be saved"
+)
+
+
+class Killed(BaseException):
+    """The process ends here: nobody catches this."""
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return linear_problem(1, n_images=3)
+
+
+@pytest.fixture(scope="module")
+def learned(problem):
+    return learn(problem.target, 5.0, KERNEL, SETTINGS, GROUPS)
+
+
+@pytest.fixture(scope="module")
+def tuning(learned):
+    return learned.at_length(20)
+
+
+@pytest.fixture(scope="module")
+def descent(problem, tuning, learned):
+    return learn_descent(problem.target, tuning, learned, KERNEL, SETTINGS)
+
+
+def run(problem, tuning, **changes):
+    arguments = {"n_chains": 8, "seed": 3, "groups": GROUPS, "facts": {"curve": "test"}} | changes
+    target, recorded = arguments.pop("target", problem.target), arguments.pop("recorded", RECORDED)
+    return formal_run(target, tuning, recorded, arguments.pop("kernel", KERNEL), **arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(problem, tuning):
+    return run(problem, tuning)
+
+
+def same(a, b):
+    """All of two results, bit by bit."""
+    return leaves(a) == leaves(b)
+
+
+def leaves(tree):
+    if isinstance(tree, torch.Tensor):
+        tree = tree.numpy()
+    if isinstance(tree, np.ndarray):
+        return [(tree.dtype.str, tree.shape, tree.tobytes())]
+    if dataclasses.is_dataclass(tree):
+        return [leaf for field in dataclasses.fields(tree) for leaf in leaves(getattr(tree, field.name))]
+    if isinstance(tree, (tuple, list)):
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    return [tree]
+
+
+def stop_after(n_steps):
+    def progress(done, total):
+        if done >= n_steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    return progress
+
+
+def die_after(n_calls):
+    """A progress callback that ends the process at its nth call."""
+    calls = itertools.count(1)
+
+    def progress(done, total):
+        if next(calls) == n_calls:
+            raise Killed
+
+    return progress
+
+
+def cut_again_and_again(go_on, n_steps, n_cuts, seed):
+    """Calls `go_on(progress)`, which dies at random steps, `n_cuts` times, and then to its end. All that has ended."""
+    rng, cuts, results = random.Random(seed), 0, []
+    while cuts < n_cuts:
+        try:
+            results.append(go_on(die_after(rng.randint(1, n_steps // 2))))
+        except Killed:
+            cuts += 1
+    return [*results, go_on(die_after(math.inf))]
+
+
+# R10: cuts at random steps
+
+
+@pytest.mark.parametrize("route", ["up", pytest.param("both", marks=pytest.mark.xfail(strict=True, reason=SHARED))])
+@pytest.mark.parametrize("n_cuts", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_formal_run_cut_at_random_steps(problem, tuning, descent, tmp_path, route, n_cuts):
+    """The file of the curve has the bytes of an uninterrupted run."""
+    changes = {} if route == "up" else {"descent": descent}
+    run(problem, tuning, **changes).save(tmp_path / "whole")
+
+    def go_on(progress):
+        return run(problem, tuning, state_folder=tmp_path / "state", save_every=0, progress=progress, **changes)
+
+    for result in cut_again_and_again(go_on, 19 if route == "up" else 38, n_cuts, seed=1):
+        result.save(tmp_path / "resumed")
+        assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_formal_run_stopped_by_signals(problem, tuning, whole, tmp_path):
+    """A signal saves, whatever the time between two saves; a finished run leaves no state."""
+    for steps in (1, 5, 9, 14, 18):
+        with pytest.raises(Interrupted, match="stopped by SIGTERM; the state is saved, run the command again"):
+            run(problem, tuning, state_folder=tmp_path, progress=stop_after(steps))
+    steps = []
+    resumed = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: steps.append(done))
+    assert same(whole, resumed)
+    assert steps == [19]
+    assert not list(tmp_path.iterdir())
+
+
+class Cut(Checkpoint):
+    """Dies at the nth offer of a state; saves at every other one or so."""
+
+    def __init__(self, root, n, rng):
+        super().__init__(root, "key")
+        self.left, self.rng, self.n_offers = n, rng, 0
+
+    def offer(self, phase, state):
+        self.every = self.rng.choice([0, math.inf])
+        super().offer(phase, state)
+        self.n_offers += 1
+        if self.n_offers == self.left:
+            raise Killed
+
+
+def _simulated(problem, tuning):
+    target = problem.target
+    return simulate(target.prior, target.decoder, target.distortion, tuning.betas, [9, 14, 19], 2, 5)
+
+
+def _bdmc(groups):
+    def phase(problem, learned, tuning, checkpoint):
+        simulated = _simulated(problem, tuning)
+        own = tune(simulated.target, tuning.betas, KERNEL, SETTINGS, groups)
+        return bdmc(simulated, own, KERNEL, n_chains=8, seed=21, groups=groups, checkpoint=checkpoint, phase="p ")
+
+    return phase
+
+
+def _learn(**changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return lambda problem, learned, tuning, checkpoint: learn(
+        problem.target, 5.0, KERNEL, settings, GROUPS, checkpoint=checkpoint
+    )
+
+
+def _tune(**changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return lambda problem, learned, tuning, checkpoint: tune(
+        problem.target, sigmoid(30, 5.0), KERNEL, settings, GROUPS, checkpoint=checkpoint
+    )
+
+
+PHASES = {
+    "learn": _learn(),
+    "learn, pooled metric": _learn(metric="pooled", n_rounds=3),
+    "learn, no metric": _learn(metric="identity"),
+    "tune": _tune(round_temperatures=100),
+    "tune, thinned": _tune(),
+    "tune as in the paper": _tune(step_size_rule="running_mean", metric="identity"),
+    "size_for_gap": lambda problem, learned, tuning, checkpoint: size_for_gap(
+        problem.target, learned, KERNEL, SETTINGS, GROUPS, gap=0.01, n_recorded=10, checkpoint=checkpoint
+    ),
+    "learn_descent": lambda problem, learned, tuning, checkpoint: learn_descent(
+        problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint
+    ),
+    "bdmc": _bdmc(Groups()),
+    "bdmc in groups": _bdmc(GROUPS),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("n_cuts", [6, pytest.param(40, marks=pytest.mark.slow)])
+def test_phases_cut_at_random_steps(problem, learned, tuning, tmp_path, phase, n_cuts):
+    """Learning, sizing, search for modes and BDMC: bit-equal results however often they were cut."""
+    rng, work = random.Random(phase), PHASES[phase]
+    with Cut(None, math.inf, rng) as checkpoint:
+        expected = work(problem, learned, tuning, checkpoint)
+    n_offers, cuts, found = checkpoint.n_offers, 0, []
+    assert n_offers > 1
+    while cuts < n_cuts or not found:
+        checkpoint = Cut(tmp_path, rng.randint(1, max(n_offers // 2, 1)), rng)
+        try:
+            with checkpoint:
+                found.append(work(problem, learned, tuning, checkpoint))
+                checkpoint.remove()
+        except Killed:
+            cuts += 1
+    assert all(same(expected, result) for result in found)
+
+
+@pytest.mark.xfail(strict=True, reason="modes._distinct copies z[0] into a part of itself: it takes a clone")
+def test_a_descent_of_one_mode(problem, learned, tuning):
+    """prerun.n_modes = 1."""
+    learn_descent(problem.target, tuning, learned, KERNEL, dataclasses.replace(SETTINGS, n_modes=1))
+
+
+@pytest.mark.xfail(strict=True, reason="learn_descent offers its state only after each search: not on its way down")
+def test_the_descent_of_a_prerun_can_be_stopped(problem, learned, tuning, tmp_path):
+    """A signal or the time limit during the way down of the prerun is heeded there, not at its end."""
+    with Checkpoint(tmp_path, "key") as checkpoint, pytest.raises(Interrupted):
+        learn_descent(problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint, progress=stop_after(3))
+
+
+def test_a_run_killed_while_it_saves_its_curve_is_not_lost(problem, tuning, whole, tmp_path):
+    def fail(curve):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run(problem, tuning, state_folder=tmp_path, save_every=0, save=fail)
+    seen = []
+    resumed = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen == []  # nothing left to compute
+    assert same(resumed, whole)
+
+
+# R11: damaged states, and a crash at every point of a save
+
+
+@pytest.fixture(scope="module")
+def two_generations(problem, tuning, tmp_path_factory):
+    """Bytes of the two states of a run that has been stopped at step 12, and the name of their folder."""
+    root = tmp_path_factory.mktemp("state")
+    with pytest.raises(Interrupted):
+        run(problem, tuning, state_folder=root, save_every=0, progress=stop_after(12))
+    (folder,) = root.iterdir()
+    files = {name: (folder / name).read_bytes() for name in ("state", "state.previous")}
+    assert [int(load(data[32:])["up/.0.0"]) for data in files.values()] == [12, 11]
+    return folder.name, files
+
+
+DAMAGE = {
+    "flip": lambda data, rng: _flip(data, rng.randrange(8 * len(data))),
+    "flip in the header": lambda data, rng: _flip(data, rng.randrange(8 * 64)),
+    "cut": lambda data, rng: data[: rng.randrange(len(data))],
+    "appended": lambda data, rng: data + rng.randbytes(rng.randint(1, 100)),
+    "emptied": lambda data, rng: b"",
+    "zeros": lambda data, rng: bytes(len(data)),
+    "hole": lambda data, rng: data[:1000] + bytes(512) + data[1512:],
+    "noise": lambda data, rng: rng.randbytes(len(data)),
+    "digest of the other": lambda data, rng: bytes(32) + data[32:],
+    "shifted": lambda data, rng: data[1:] + data[:1],
+}
+
+
+def _flip(data, bit):
+    data = bytearray(data)
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+@pytest.mark.parametrize("n", [60, pytest.param(1200, marks=pytest.mark.slow)])
+def test_damaged_state_is_never_used(problem, tuning, whole, two_generations, tmp_path, n):
+    """Flipped bits, cuts, additions, emptied and overwritten files, of one generation or of both: the newest whole one
+    is used, or none. The result is that of the undisturbed run (tried for each kind of damage)."""
+    key, files = two_generations
+    rng, kinds = random.Random(0), list(DAMAGE)
+    folder = tmp_path / key
+    for i in range(n):
+        kind, damaged = kinds[i % len(kinds)], rng.choice([["state"], ["state"], ["state.previous"], list(files)])
+        folder.mkdir(exist_ok=True)
+        for name, data in files.items():
+            changed = DAMAGE[kind](data, rng) if name in damaged else data
+            assert (changed != data) == (name in damaged)
+            (folder / name).write_bytes(changed)
+        usable = [data for name, data in files.items() if name not in damaged]
+        expected = load(usable[0][32:]) if usable else {}
+        found = Checkpoint(tmp_path, key)._load()
+        assert found.keys() == expected.keys(), (kind, damaged)
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+        if i < 2 * len(kinds):
+            seen = []
+            result = run(problem, tuning, state_folder=tmp_path, progress=lambda *step, seen=seen: seen.append(step[0]))
+            assert seen[0] == (1 + int(expected["up/.0.0"]) if expected else 1), (kind, damaged)
+            assert same(result, whole), (kind, damaged)
+
+
+@pytest.mark.parametrize("arrangement", ["swapped", "both old", "only the previous", "only the new"])
+def test_generations_in_the_wrong_place_do_no_harm(problem, tuning, whole, two_generations, tmp_path, arrangement):
+    key, files = two_generations
+    new, old = files["state"], files["state.previous"]
+    (tmp_path / key).mkdir()
+    first, second = {
+        "swapped": (old, new), "both old": (old, old), "only the previous": (None, old), "only the new": (new, None)
+    }[arrangement]  # fmt: skip
+    for name, data in (("state", first), ("state.previous", second)):
+        if data is not None:
+            (tmp_path / key / name).write_bytes(data)
+    seen = []
+    result = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen[0] == (13 if first == new else 12)
+    assert same(result, whole)
+
+
+@pytest.mark.xfail(strict=True, reason="a state does not say whose it is: the digest covers its payload, not the key")
+def test_state_of_another_run_is_not_used(problem, tuning, two_generations, tmp_path):
+    """A state that was copied from one run's folder into another's."""
+    _, files = two_generations
+    with pytest.raises(Interrupted):
+        run(problem, tuning, seed=4, state_folder=tmp_path, save_every=0, progress=stop_after(2))
+    (folder,) = tmp_path.iterdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    assert same(run(problem, tuning, seed=4, state_folder=tmp_path), run(problem, tuning, seed=4))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="Checkpoint._save puts a damaged `state` in the place of a good `state.previous`"
+)
+def test_a_damaged_state_does_not_replace_the_one_before(problem, tuning, two_generations, tmp_path, monkeypatch):
+    """The last whole generation is kept until there is a newer one, also where `state` is damaged."""
+    key, files = two_generations
+    (tmp_path / key).mkdir()
+    (tmp_path / key / "state").write_bytes(b"damaged")
+    (tmp_path / key / "state.previous").write_bytes(files["state.previous"])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        fail(patch, Path, "write_bytes", errno.ENOSPC, 0)
+        run(problem, tuning, state_folder=tmp_path, save_every=0)
+    assert Checkpoint(tmp_path, key)._load()
+
+
+class Doom:
+    """Lets `n` calls that change the disk through and dies at the next: before it or just after it, a write half way.
+
+    From then on nothing works any more, not even clearing up, as after a real death.
+    """
+
+    CALLS = ((os, "replace"), (os, "fsync"), (os, "chmod"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"),
+             (tempfile, "mkstemp"), (Path, "write_bytes"))  # fmt: skip
+
+    def __init__(self, patch, n, when):
+        self.left, self.when, self.struck = n, when, None
+        for owner, name in self.CALLS:
+            patch.setattr(owner, name, self._doomed(getattr(owner, name), name))
+
+    def _doomed(self, original, name):
+        def call(*args, **kwargs):
+            if self.struck:
+                raise Killed
+            self.left -= 1
+            if self.left >= 0:
+                return original(*args, **kwargs)
+            self.struck = name
+            if name == "write_bytes":
+                original(args[0], args[1][: len(args[1]) // 2])
+            elif self.when == "after":
+                original(*args, **kwargs)
+            raise Killed
+
+        return call
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_crash_at_every_point_of_every_save(problem, tmp_path, monkeypatch, when):
+    """Every call that changes the disk, from the first save to the removal of the state, is the last one once.
+
+    The curve is whole or absent, a state once saved is never lost, and the next run ends with the right bytes.
+    """
+    short = tune(problem.target, sigmoid(4, 5.0), KERNEL, SETTINGS, GROUPS)
+    path, state = tmp_path / "curve", tmp_path / "state"
+    run(problem, short, recorded=[1, 3]).save(path)
+    expected, struck = path.read_bytes(), []
+    for n in itertools.count():
+        path.unlink()
+        steps = []
+        arguments = {"recorded": [1, 3], "state_folder": state, "save": lambda curve: curve.save(path)}
+        with monkeypatch.context() as patch:
+            doom = Doom(patch, n, when)
+            try:
+                run(
+                    problem, short, save_every=0, progress=lambda *step, steps=steps: steps.append(step[0]), **arguments
+                )
+            except Killed:
+                struck.append(doom.struck)
+        if doom.struck is None:
+            break
+        assert not path.exists() or path.read_bytes() == expected
+        if len(steps) > 1 and not path.exists():
+            (folder,) = state.iterdir()
+            assert int(Checkpoint(state, folder.name)._load()["up/.0.0"]) >= steps[-1] - 2
+        run(problem, short, **arguments)
+        assert path.read_bytes() == expected
+        assert not list(state.iterdir())
+    assert len(struck) > 25
+    assert set(struck) == {name for _, name in Doom.CALLS}
+
+
+# R12: a disk that cannot be written
+
+
+def fail(patch, owner, name, code, n):
+    """The nth call of a function and all later ones fail."""
+    original, calls = getattr(owner, name), itertools.count()
+
+    def failing(*args, **kwargs):
+        if next(calls) >= n:
+            raise OSError(code, os.strerror(code))
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, failing)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "where", [(Path, "write_bytes"), (os, "fsync"), (os, "replace"), (tempfile, "mkstemp")], ids=lambda where: where[1]
+)
+def test_save_that_fails(problem, tuning, whole, tmp_path, monkeypatch, where, code):
+    """The error is raised as it is, a state of before survives, nothing half written lies about."""
+    for n in (2, 3, 4, 5):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(code)):
+            fail(patch, *where, code, n)
+            run(problem, tuning, state_folder=tmp_path, save_every=0)
+        (folder,) = tmp_path.iterdir()
+        assert {path.name for path in folder.iterdir()} <= {"lock", "state", "state.previous"}
+        assert Checkpoint(tmp_path, folder.name)._load()
+    assert same(run(problem, tuning, state_folder=tmp_path), whole)
+
+
+def test_folder_of_the_state_is_removed_under_the_run(problem, tuning, whole, tmp_path):
+    def progress(done, total):
+        if done in (5, 6, 12):
+            shutil.rmtree(tmp_path / "state")
+
+    assert same(run(problem, tuning, state_folder=tmp_path / "state", save_every=0, progress=progress), whole)
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_folder_of_the_state_that_cannot_be_made(problem, tuning, tmp_path, monkeypatch):
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(OSError, match="state"):
+        run(problem, tuning, state_folder=tmp_path / "state")
+    assert (tmp_path / "state").read_text() == "a file"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Read-only"):
+        fail(patch, os, "mkdir", errno.EROFS, 0)
+        run(problem, tuning, state_folder=tmp_path / "other")
+
+
+def test_a_run_holds_three_files_whatever_the_number_of_saves(problem, tuning, tmp_path):
+    """R26: lock and two generations."""
+    most = []
+    run(
+        problem, tuning, state_folder=tmp_path, save_every=0,
+        progress=lambda done, total: most.append(sum(path.is_file() for path in tmp_path.rglob("*"))),
+    )  # fmt: skip
+    assert max(most) == 3
+
+
+# R14: several processes on one run
+
+
+def test_a_second_process_on_one_run_waits_for_the_first(tmp_path):
+    first = Checkpoint(tmp_path, "key")
+    order = []
+
+    def second():
+        folder = Checkpoint(tmp_path, "key")._acquire(tmp_path / "key")
+        order.append("second")
+        folder.close()
+
+    with first:
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+        first.remove()
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert (tmp_path / "key/lock").exists()  # on the folder that is there, not on the removed one
+
+
+@pytest.mark.xfail(strict=True, reason="Checkpoint._acquire: the folder may go between its mkdir and its open")
+def test_a_process_that_starts_while_another_one_ends(tmp_path, monkeypatch):
+    """The other one removes the folder of the state just before this one locks it."""
+    original, calls = Path.open, itertools.count()
+
+    def open_late(path, *args, **kwargs):
+        if next(calls) == 0:
+            shutil.rmtree(path.parent)
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_late)
+    with Checkpoint(tmp_path, "key"):
+        pass
+
+
+# R15: what is another run
+
+
+def first_step(*args, **changes):
+    """Where a run starts: 1, or after the state that it has found. The run is left there."""
+    seen = []
+
+    def progress(done, total):
+        seen.append(done)
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(*args, progress=progress, **changes)
+    return seen[0]
+
+
+def _scaled(tensor, *index):
+    tensor = tensor.clone()
+    tensor[index] *= 1.01
+    return tensor
+
+
+def _metric(tuning, **changes):
+    return tuning._replace(metric=dataclasses.replace(tuning.metric, **changes))
+
+
+CHANGES = {
+    "seed": lambda p, t, d: (p, t, {"seed": 4}),
+    "chains": lambda p, t, d: (p, t, {"n_chains": 12}),
+    "group size": lambda p, t, d: (p, t, {"groups": Groups(2, 0.9)}),
+    "resampling": lambda p, t, d: (p, t, {"groups": Groups(4, 0.8)}),
+    "leapfrog steps": lambda p, t, d: (p, t, {"kernel": Kernel(3, 0.2, 0.5)}),
+    "jitter": lambda p, t, d: (p, t, {"kernel": Kernel(2, 0.1, 0.5)}),
+    "persistence": lambda p, t, d: (p, t, {"kernel": Kernel(2, 0.2, 0.4)}),
+    "facts": lambda p, t, d: (p, t, {"facts": {"curve": "other"}}),
+    "recorded betas": lambda p, t, d: (p, t, {"recorded": [4, 9, 13, 19]}),
+    "names of images": lambda p, t, d: (p, t, {"images": torch.tensor([0, 1, 3])}),
+    "schedule": lambda p, t, d: (p, t._replace(betas=_scaled(t.betas, 7)), {}),
+    "step sizes": lambda p, t, d: (p, t._replace(step_sizes=_scaled(t.step_sizes, 19, 0)), {}),
+    "metric, values": lambda p, t, d: (p, _metric(t, eigenvalues=_scaled(t.metric.eigenvalues, 0, 0, 0)), {}),
+    "metric, vectors": lambda p, t, d: (p, _metric(t, eigenvectors=-t.metric.eigenvectors), {}),
+    "metric, blocks": lambda p, t, d: (p, _metric(t, starts=tuple(0.99 * s for s in t.metric.starts)), {}),
+    "data": lambda p, t, d: (dataclasses.replace(p, x=_scaled(p.x, 1, 1)), t, {}),
+    "order of the data": lambda p, t, d: (dataclasses.replace(p, x=p.x.flip(0)), t, {}),
+    "decoder": lambda p, t, d: (dataclasses.replace(p, weight=_scaled(p.weight, 0, 0)), t, {}),
+    "decoder, bias": lambda p, t, d: (dataclasses.replace(p, bias=_scaled(p.bias, 0)), t, {}),
+    "distortion": lambda p, t, d: (dataclasses.replace(p, variance=0.51), t, {}),
+    "prior": lambda p, t, d: (
+        p, t, {"target": dataclasses.replace(p.target, prior=scale_mixture(3, 0.5, 2.0, dtype=DTYPE))}
+    ),
+    "second route": lambda p, t, d: (p, t, {"descent": d}),
+}  # fmt: skip
+
+
+def test_every_change_is_another_run(problem, tuning, descent, whole, tmp_path, monkeypatch):
+    """22 kinds of change and that of the code, one at a time: none resumes; the unchanged run still does."""
+    with pytest.raises(Interrupted):
+        run(problem, tuning, state_folder=tmp_path, progress=stop_after(10))
+    assert first_step(problem, tuning, state_folder=tmp_path) == 11
+    for name, change in CHANGES.items():
+        other_problem, other_tuning, changes = change(problem, tuning, descent)
+        assert first_step(other_problem, other_tuning, state_folder=tmp_path, **changes) == 1, name
+    assert len(list(tmp_path.iterdir())) == 1 + len(CHANGES)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "code_digest", lambda: "other code")
+        assert first_step(problem, tuning, state_folder=tmp_path) == 1
+    steps = []
+    result = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: steps.append(done))
+    assert steps[0] == 11
+    assert same(result, whole)
+
+
+def test_code_digest_covers_every_module_of_the_sampler(tmp_path, monkeypatch):
+    from rdcurve.sampler import checkpoint
+
+    shutil.copytree(Path(checkpoint.__file__).parent, tmp_path / "sampler")
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "sampler/checkpoint.py"))
+    found = {checkpoint.code_digest()}
+    modules = sorted((tmp_path / "sampler").glob("*.py"))
+    for module in modules:
+        module.write_bytes(module.read_bytes() + b"\n")
+        found.add(checkpoint.code_digest())
+    assert len(found) == 1 + len(modules)
+
+
+def _searches(descent, **changes):
+    return descent._replace(searches=(descent.searches[0]._replace(**changes), *descent.searches[1:]))
+
+
+DESCENTS = {
+    "none": lambda d: None,
+    "share": lambda d: d._replace(share=_scaled(d.share, 0, 0)),
+    "bridge": lambda d: d._replace(bridge_sizes=_scaled(d.bridge_sizes, 1, 0)),
+    "modes": lambda d: _searches(d, z=_scaled(d.searches[0].z, 0, 0, 0)),
+    "hits": lambda d: _searches(d, hits=d.searches[0].hits + 1),
+    "found": lambda d: _searches(d, found=~d.searches[0].found),
+    "searches": lambda d: d._replace(searches=d.searches[:1]),
+    "step sizes": lambda d: d._replace(tuning=d.tuning._replace(step_sizes=_scaled(d.tuning.step_sizes, 3, 0))),
+    "metric, values": lambda d: d._replace(
+        tuning=_metric(d.tuning, eigenvalues=_scaled(d.tuning.metric.eigenvalues, 0, 0, 0))
+    ),
+    "metric, vectors": lambda d: d._replace(tuning=_metric(d.tuning, eigenvectors=-d.tuning.metric.eigenvectors)),
+    "schedule": lambda d: d._replace(tuning=d.tuning._replace(betas=_scaled(d.tuning.betas, 7))),
+}
+FORGOTTEN = pytest.mark.xfail(strict=True, reason="measure._descent_key leaves it out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(n, marks=FORGOTTEN if n in ("metric, vectors", "schedule") else ()) for n in DESCENTS],
+)
+def test_another_second_route_is_another_run(problem, tuning, descent, tmp_path, change):
+    """Each part of a descent; vectors with their sign turned stand for any others."""
+    arguments = {"state_folder": tmp_path, "descent": descent}
+    with pytest.raises(Interrupted):
+        run(problem, tuning, progress=stop_after(10), **arguments)
+    arguments["descent"] = DESCENTS[change](descent)
+    assert first_step(problem, tuning, **arguments) == 1
+
+
+# R22: some of the images, in any order, on any number of threads
+
+
+def _mlp_problem(n_images):
+    torch.manual_seed(0)
+    decoder = Decoder(3, 784, [16], "tanh").eval().requires_grad_(False)
+    x = (decoder(torch.randn(n_images, 3)) + 0.05 * torch.randn(n_images, 784)).clamp(0, 1)
+    return Target(standard_normal(3), decoder, SquaredError(), x)
+
+
+SPLIT = {"seed": 5, "groups": GROUPS, "n_chains": 24}  # 24 chains of 12 images: three tiles, the last one padded
+COLUMNS = ("log_z", "log_z_se", "spread", "acceptance", "doubt")
+ROUNDED = ("rate", "rate_se", "distortion", "distortion_se", "distortion_variance", "ess", "k_hat")
+
+
+@pytest.fixture(scope="module")
+def splittable():
+    """Of a linear decoder and of a network: target, tuning, descent of 12 images, and their curve."""
+    settings = dataclasses.replace(SETTINGS, n_rounds=1)
+    made = {}
+    for name, target, beta_max in (
+        ("linear float64", linear_problem(2, n_pixels=784, n_images=12, variance=20.0).target, 5.0),
+        ("network float32", _mlp_problem(12), 30.0),
+    ):
+        learned = learn(target, beta_max, KERNEL, settings, GROUPS)
+        tuning = learned.at_length(20)
+        descent = learn_descent(target, tuning, learned, KERNEL, settings)
+        made[name] = target, tuning, descent, formal_run(target, tuning, RECORDED, KERNEL, descent=descent, **SPLIT)
+    return made
+
+
+def some_images(made, rng, folder):
+    """The curve of random images in random order, on one thread or two, with or without a state; and their names."""
+    target, tuning, descent, _ = made
+    chosen = torch.tensor(rng.sample(range(12), rng.randint(1, 12)))
+    if rng.random() < 0.5:  # a formal run of more images than it was tuned for would not do
+        folder = None
+    torch.set_num_threads(rng.choice([1, 2]))
+    curve = formal_run(
+        target.select(chosen), tuning.select(chosen), RECORDED, KERNEL, descent=descent.select(chosen),
+        images=chosen, state_folder=folder, save_every=0 if folder is None else 1e6, **SPLIT,
+    )  # fmt: skip
+    return curve, chosen.numpy()
+
+
+@pytest.mark.parametrize("decoder", ["linear float64", "network float32"])
+@pytest.mark.parametrize("n", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_images_on_their_own(splittable, tmp_path, decoder, n):
+    """8 splits, or 50: chains and weights of every image are the same to the bit; what is estimated from them is so
+    to rounding, except for the control variate, whose slope is that of all images."""
+    made, rng = splittable[decoder], random.Random(decoder)
+    for _ in range(n):
+        curve, chosen = some_images(made, rng, tmp_path)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(curve, name), getattr(made[3], name)[:, chosen], err_msg=name)
+        for name in ROUNDED:
+            np.testing.assert_allclose(
+                getattr(curve, name), getattr(made[3], name)[:, chosen], rtol=1e-9, atol=1e-9, err_msg=name
+            )
+
+
+@pytest.mark.xfail(strict=True, reason="torch's softmax and sums over the chains round by the place of a column")
+@pytest.mark.parametrize("decoder", ["linear float64", "network float32"])
+def test_estimates_of_images_on_their_own_to_the_bit(splittable, decoder):
+    """`formal_run` promises the same numbers; rate, distortion and effective sample size differ in their last bits."""
+    target, tuning, descent, whole = splittable[decoder]
+    for chosen in ([4, 3, 2, 1, 0], [11], [7, 2]):
+        index = torch.tensor(chosen)
+        curve = formal_run(
+            target.select(index), tuning.select(index), RECORDED, KERNEL, descent=descent.select(index),
+            images=index, **SPLIT,
+        )  # fmt: skip
+        for name in ROUNDED:
+            np.testing.assert_array_equal(getattr(curve, name), getattr(whole, name)[:, chosen], err_msg=name)
+
+
+@pytest.mark.xfail(strict=True, reason="torch's sums over the chains of a group round by the number of images")
+def test_weights_of_many_images_on_their_own_to_the_bit():
+    """Groups of 8 that resample, 40 images: the log weights themselves differ in their last bits."""
+    target = linear_problem(2, n_images=40).target
+    tuning = tune(target, sigmoid(20, 5.0), KERNEL, dataclasses.replace(SETTINGS, n_blocks=1), Groups())
+    arguments = {"n_chains": 16, "seed": 5, "groups": Groups(8, 0.9)}
+    whole = formal_run(target, tuning, RECORDED, KERNEL, **arguments)
+    index = torch.arange(7)
+    part = formal_run(target.select(index), tuning.select(index), RECORDED, KERNEL, images=index, **arguments)
+    np.testing.assert_array_equal(part.log_z, whole.log_z[:, :7])
+
+
+def test_parts_of_a_run_on_one_thread_and_on_two(splittable, tmp_path):
+    """Number of threads and cuts change between the parts of one run: chains and weights are the same to the bit."""
+    target, tuning, _, _ = splittable["network float32"]
+    whole = formal_run(target, tuning, RECORDED, KERNEL, **SPLIT)
+    arguments = SPLIT | {"state_folder": tmp_path, "save_every": 0}
+    for threads, steps in ((1, 4), (2, 9), (1, 15)):
+        torch.set_num_threads(threads)
+        with pytest.raises(Interrupted):
+            formal_run(target, tuning, RECORDED, KERNEL, progress=stop_after(steps), **arguments)
+    torch.set_num_threads(2)
+    resumed = formal_run(target, tuning, RECORDED, KERNEL, **arguments)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
+    for name in ROUNDED:
+        np.testing.assert_allclose(getattr(resumed, name), getattr(whole, name), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.xfail(strict=True, reason="estimate and virial run outside one_thread_per_tile, where softmax is split up")
+def test_curve_on_two_threads_to_the_bit(splittable):
+    """The whole file, of the same images: on two threads other last bits of ess, rate_cv and distortion_cv."""
+    target, tuning, _, _ = splittable["network float32"]
+    whole = formal_run(target, tuning, RECORDED, KERNEL, **SPLIT)
+    torch.set_num_threads(2)
+    assert same(formal_run(target, tuning, RECORDED, KERNEL, **SPLIT), whole)
