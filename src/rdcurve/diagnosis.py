@@ -74,7 +74,7 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
             "temperatures or chains", limit=1)  # fmt: skip
     else:
         _at(found, curve, ~curve.certified, "not certified: independent determinations of log Z differ by more than "
-            "{limit} nat, mean over the images; the curve is a bound there, and no estimate",
+            "{limit} nat (mean over the images) or 3 (on one in twenty); the curve is a bound there, no estimate",
             limit=curve.facts["tolerance"])  # fmt: skip
     if gaps is not None:
         allowed = max(0.5, 0.01 * float(rate.max())) if gap is None else gap

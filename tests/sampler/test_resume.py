@@ -43,10 +43,6 @@ SETTINGS = PrerunSettings(
     n_chains=4, n_rounds=2, round_temperatures=16, n_blocks=3, n_starts=2, n_modes=2, max_temperatures=30, smoothing=5
 )
 RECORDED = [4, 9, 14, 19]  # of 20 temperatures
-SHARED = (
-    "formal_run offers one and the same `record` under the phases up and down, which safetensors refuses to save "
-    "(RuntimeError: some tensors share memory): no state of a second route can be saved"
-)
 
 
 class Killed(BaseException):
@@ -134,7 +130,7 @@ def cut_again_and_again(go_on, n_steps, n_cuts, seed):
 # R10: cuts at random steps
 
 
-@pytest.mark.parametrize("route", ["up", pytest.param("both", marks=pytest.mark.xfail(strict=True, reason=SHARED))])
+@pytest.mark.parametrize("route", ["up", "both"])
 @pytest.mark.parametrize("n_cuts", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_formal_run_cut_at_random_steps(problem, tuning, descent, tmp_path, route, n_cuts):
     """The file of the curve has the bytes of an uninterrupted run."""
@@ -243,13 +239,11 @@ def test_phases_cut_at_random_steps(problem, learned, tuning, tmp_path, phase, n
     assert all(same(expected, result) for result in found)
 
 
-@pytest.mark.xfail(strict=True, reason="modes._distinct copies z[0] into a part of itself: it takes a clone")
 def test_a_descent_of_one_mode(problem, learned, tuning):
     """prerun.n_modes = 1."""
     learn_descent(problem.target, tuning, learned, KERNEL, dataclasses.replace(SETTINGS, n_modes=1))
 
 
-@pytest.mark.xfail(strict=True, reason="learn_descent offers its state only after each search: not on its way down")
 def test_the_descent_of_a_prerun_can_be_stopped(problem, learned, tuning, tmp_path):
     """A signal or the time limit during the way down of the prerun is heeded there, not at its end."""
     with Checkpoint(tmp_path, "key") as checkpoint, pytest.raises(Interrupted):
@@ -346,7 +340,6 @@ def test_generations_in_the_wrong_place_do_no_harm(problem, tuning, whole, two_g
     assert same(result, whole)
 
 
-@pytest.mark.xfail(strict=True, reason="a state does not say whose it is: the digest covers its payload, not the key")
 def test_state_of_another_run_is_not_used(problem, tuning, two_generations, tmp_path):
     """A state that was copied from one run's folder into another's."""
     _, files = two_generations
@@ -358,9 +351,6 @@ def test_state_of_another_run_is_not_used(problem, tuning, two_generations, tmp_
     assert same(run(problem, tuning, seed=4, state_folder=tmp_path), run(problem, tuning, seed=4))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Checkpoint._save puts a damaged `state` in the place of a good `state.previous`"
-)
 def test_a_damaged_state_does_not_replace_the_one_before(problem, tuning, two_generations, tmp_path, monkeypatch):
     """The last whole generation is kept until there is a newer one, also where `state` is damaged."""
     key, files = two_generations
@@ -522,7 +512,6 @@ def test_a_second_process_on_one_run_waits_for_the_first(tmp_path):
     assert (tmp_path / "key/lock").exists()  # on the folder that is there, not on the removed one
 
 
-@pytest.mark.xfail(strict=True, reason="Checkpoint._acquire: the folder may go between its mkdir and its open")
 def test_a_process_that_starts_while_another_one_ends(tmp_path, monkeypatch):
     """The other one removes the folder of the state just before this one locks it."""
     original, calls = Path.open, itertools.count()
@@ -641,12 +630,11 @@ DESCENTS = {
     "metric, vectors": lambda d: d._replace(tuning=_metric(d.tuning, eigenvectors=-d.tuning.metric.eigenvectors)),
     "schedule": lambda d: d._replace(tuning=d.tuning._replace(betas=_scaled(d.tuning.betas, 7))),
 }
-FORGOTTEN = pytest.mark.xfail(strict=True, reason="measure._descent_key leaves it out")
 
 
 @pytest.mark.parametrize(
     "change",
-    [pytest.param(n, marks=FORGOTTEN if n in ("metric, vectors", "schedule") else ()) for n in DESCENTS],
+    DESCENTS,
 )
 def test_another_second_route_is_another_run(problem, tuning, descent, tmp_path, change):
     """Each part of a descent; vectors with their sign turned stand for any others."""

@@ -70,11 +70,12 @@ class Checkpoint:
     def __init__(
         self, root: Path | str | None, key: str = "", every: float = 30.0, time_limit: float | None = None
     ) -> None:
-        self.folder = None if root is None else Path(root) / key
+        self.folder, self.key = None if root is None else Path(root) / key, key
         self.every = every
         self._saved_at = time.monotonic()
         self._deadline = math.inf if time_limit is None else self._saved_at + time_limit
         self._stop: int | None = None
+        self._current_is_whole = False
         self._found: dict[str, Tensor] = {}  # of a run before this one
         self._states: dict[str, Any] = {}
 
@@ -94,7 +95,10 @@ class Checkpoint:
     def _acquire(folder: Path) -> IO[str]:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w")
+            try:
+                lock = (folder / "lock").open("w")
+            except FileNotFoundError:  # removed by the one that has just finished
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -124,11 +128,16 @@ class Checkpoint:
             if not path.exists():
                 continue
             data = path.read_bytes()
-            if hashlib.sha256(data[32:]).digest() == data[:32]:
+            if self._digest(data[32:]) == data[:32]:
                 logger.info("going on from %s", path)
+                self._current_is_whole = path.name == "state"
                 return load(data[32:])
             logger.warning("%s is damaged and is not used", path)
         return {}
+
+    def _digest(self, payload: bytes) -> bytes:
+        # with the key, so that a state copied from another run's folder is as good as a damaged one
+        return hashlib.sha256(self.key.encode() + payload).digest()
 
     def resume(self, phase: str, start: Tree) -> Tree:
         """Where the phase stood in the run before this one, or `start`.
@@ -150,6 +159,14 @@ class Checkpoint:
             Interrupted: a signal or the time limit asks the run to stop; the state is saved first.
         """
         self._states[phase] = state
+        self.heed()
+
+    def heed(self) -> None:
+        """Save if it is time to, and stop if asked to: called by what takes long without a state of its own.
+
+        Raises:
+            Interrupted: as from `offer`.
+        """
         if self.folder is None:
             return
         stop, now = self._stop, time.monotonic()
@@ -166,9 +183,12 @@ class Checkpoint:
         # states of two phases may share tensors, which safetensors refuses
         payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()})
         current = self.folder / "state"
-        if current.exists():
+        if (
+            self._current_is_whole and current.exists()
+        ):  # a damaged state never takes the place of the whole one before it
             current.replace(self.folder / "state.previous")
-        write_bytes(current, hashlib.sha256(payload).digest() + payload)
+        write_bytes(current, self._digest(payload) + payload)
+        self._current_is_whole = True
         self._saved_at = time.monotonic()
 
     def remove(self) -> None:

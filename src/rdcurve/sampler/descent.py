@@ -127,6 +127,7 @@ def learn_descent(
                 seed=seed_of(settings.seed, "search", number),
                 n_starts=settings.n_starts,
                 n_modes=settings.n_modes,
+                after_step=checkpoint.heed,
             )
             checkpoint.offer(f"search {number}", modes)
         searches.append(modes)
@@ -157,6 +158,7 @@ def learn_descent(
     def remember(now: Chains) -> None:
         log_z[n_steps - now.step] = log_mean_exp(now.log_weight)
         progress(now.step, n_steps)
+        checkpoint.heed()
 
     ends = [*starts[1:], 0]
     for end in ends:

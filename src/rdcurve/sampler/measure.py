@@ -99,7 +99,8 @@ def formal_run(
         descent: of the second route, down from the modes, with one more group of chains for each of its searches; None
             for the route up alone.
         images: [N] int64, names of the images, which key the noise; default 0 .. N - 1. With their names and the same
-            tuning, some of the images give the same numbers, to the bit, as all of them together.
+            tuning, some of the images give the same numbers as all of them together, but for the rounding of sums over
+            the chains (1e-15), and for the control variate, whose slope is a median over the images.
         state_folder: where the state is kept, so that a killed run goes on where it was; None keeps none.
         save_every: seconds between two saves.
         time_limit: seconds after which to stop with the state saved.
@@ -271,7 +272,8 @@ def _descent_key(descent: Descent) -> str:
         "share": descent.share,
         "starts": descent.tuning.metric.starts,
     }
-    flat |= {"sizes": descent.tuning.step_sizes, "values": descent.tuning.metric.eigenvalues}
+    flat |= {"betas": descent.tuning.betas, "sizes": descent.tuning.step_sizes}
+    flat |= {"values": descent.tuning.metric.eigenvalues, "vectors": descent.tuning.metric.eigenvectors}
     flat |= {f"{name}{i}": v for i, s in enumerate(descent.searches) for name, v in s._asdict().items()}
     return content_key(**flat)
 

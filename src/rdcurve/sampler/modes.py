@@ -8,6 +8,7 @@ beta_max, with proper weights, because the density of the mixture is known (`rdc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,15 @@ class Modes(NamedTuple):
 
 
 def find_modes(
-    target: Target, beta: float, images: Tensor, *, seed: int, n_starts: int, n_modes: int, n_iterations: int = 60
+    target: Target,
+    beta: float,
+    images: Tensor,
+    *,
+    seed: int,
+    n_starts: int,
+    n_modes: int,
+    n_iterations: int = 60,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Modes:
     """Minimise U from many starts by damped Newton steps, with the Hessian's eigenvalues taken absolute.
 
@@ -50,6 +59,7 @@ def find_modes(
         n_starts: per image.
         n_modes: M, kept per image.
         n_iterations: steps of each start.
+        after_step: called after every step of all starts; may raise to stop the search.
     """
     z = _starts(target, images, seed_of(seed, "modes"), n_starts)
     row = torch.arange(len(images), device=z.device).repeat(n_starts)  # image of each start; starts are rows from here
@@ -75,6 +85,7 @@ def find_modes(
             decrement = (force * torch.linalg.solve(precision, force[..., None])[..., 0]).sum(-1)
             arrived = (0.5 * decrement < _ARRIVED) | (damping[active] > _STUCK)
             active = active[~arrived]
+            after_step()
             if not len(active):
                 break
     shape = (n_starts, len(images))
