@@ -35,17 +35,14 @@ def untuned(betas, n_images, latent_dim, step_size=0.8):
 
 
 @pytest.mark.parametrize("n_temperatures", [2, 5, 20])
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("threshold_of_ess", [0.5, 1.0])
+@pytest.mark.parametrize(("size", "threshold_of_ess"), [(1, 0.5), (4, 0.5), (4, 1.0)])  # one never resamples
 def test_group_means_are_unbiased_in_both_directions(n_temperatures, size, threshold_of_ess):
     """E[Z_hat / Z] = 1 forward and E[Z / Z_hat] = 1 for the conditional run, with a bad schedule and bad step sizes.
 
-    8,000 groups each, as images that are all the same; the false-fail rate is 1e-6 over all 24 comparisons. The
+    8,000 groups each, as images that are all the same; the false-fail rate is 1e-6 over all 18 comparisons. The
     standard errors, below 0.016, detect a factor of 1.1 in Z: an ancestor drawn with wrong weights, a retained path
     that is replaced, a momentum that is not flipped, weights not reset after resampling.
     """
-    if size == 1 and threshold_of_ess == 1.0:
-        pytest.skip("a group of one never resamples")
     problem, n = linear_problem(2, latent_dim=2, n_pixels=3, n_images=1), 8_000
     betas = sigmoid(n_temperatures, 0.15, 2.0)
     log_z = problem.exact(betas[-1:])[2].item()
@@ -70,7 +67,7 @@ def test_group_means_are_unbiased_in_both_directions(n_temperatures, size, thres
     for value in (ratio, inverse):
         error = float(value.std()) / n**0.5
         assert error < 0.016
-        assert abs(float(value.mean()) - 1) < threshold(24) * error
+        assert abs(float(value.mean()) - 1) < threshold(18) * error
 
 
 def test_the_reverse_path_is_stationary():
