@@ -73,7 +73,7 @@ def test_4_fresh_clone_pull_and_redraw(built, tmp_path):
 def test_4_changed_sampler_in_a_fresh_clone_fetches_what_it_needs(built, tmp_path):
     clone = built.clone(tmp_path / "clone")
     clone.run("dvc", "pull", "--quiet", "figure3")
-    clone.set("ais.n_chains", 9)
+    clone.set("ais.seed", 9)
     ran = clone.snakemake("figure3")
     # the step sizes and the decoder came from the remote, the images from where they were published
     assert ran == sorted(["ais@linear_vae100", "exact@linear_vae100", "figure3"])
@@ -168,9 +168,9 @@ def test_8_dvc_commands(project):
     text = json.dumps(json.loads(project.run("dvc", "metrics", "show", "--json").stdout))
     for name in ("gap_max", "rate_se_chains_max", "rate_difference_max_in_standard_errors"):
         assert name in text
-    project.set("ais.n_chains", 9)
+    project.set("ais.seed", 9)
     changed = json.loads(project.run("dvc", "params", "diff", "--json").stdout)
-    assert changed["params.yaml"]["ais.n_chains"] == {"old": 8, "new": 9, "diff": 1}
+    assert changed["params.yaml"]["ais.seed"] == {"old": 7, "new": 9, "diff": 2}
     shown = project.run("dvc", "plots", "show", "--out", "plots").stdout
     assert "index.html" in shown
     assert "distortion" in project.path("plots/index.html").read_text()
@@ -203,11 +203,12 @@ def test_10_results_computed_elsewhere(built, blank, project, tmp_path):
     project.set("bdmc.seed", 80)
     elsewhere = blank.copy(tmp_path / "elsewhere")
     shutil.copy(project.path("params.yaml"), elsewhere.path("params.yaml"))
-    for folder in ("data", "decoders"):
+    for folder in ("data", "decoders", "step_sizes"):
         shutil.copytree(project.path(f"results/{folder}"), elsewhere.path(f"results/{folder}"))
     elsewhere.run(
         "rdcurve", "bdmc", "linear_vae100", "--params", "params.yaml",
         "--decoder", "results/decoders/linear_vae100.safetensors", "--data", "results/data/mnist",
+        "--step-sizes", "results/step_sizes/linear_vae100.safetensors",
         "--output", "results/bdmc/linear_vae100.csv", "--gap", "results/bdmc/linear_vae100.json",
     )  # fmt: skip
     for name in ("csv", "json"):

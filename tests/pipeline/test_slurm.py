@@ -75,7 +75,7 @@ def test_11_figure3_on_slurm(slurm, built, blank, tmp_path):
 def test_12_a_gpu_job_without_a_gpu_fails_at_once(slurm, built, tmp_path):
     """SLURM hands out its (fake) GPU; torch sees none; the job says so and does not compute on the CPU."""
     project = built.copy(tmp_path / "project")
-    project.set("ais.n_chains", 9)
+    project.set("ais.seed", 9)
     project.snakemake(
         "figure3", "--profile", "workflow/profiles/slurm", "--retries", "0",
         "--slurm-init-seconds-before-status-checks", "4", "--seconds-between-status-checks", "2",
