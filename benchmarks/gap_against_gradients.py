@@ -28,11 +28,12 @@ from common import ROOT, Cells, Recipe, parser, recipe, show, timed, trained_tar
 from rdcurve.data.load import images as read_images
 from rdcurve.progress import Progress
 from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.checkpoint import Checkpoint, code_digest, content_key
+from rdcurve.sampler.measure import code_digest
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, learn, tune
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint, content_key
 
 PUBLISHED = {10: 1.2e6, 100: 32e6}  # gradients per chain, one direction: 60,000 x 20 and 1,600,000 x 20
 GAPS = (3.7, 0.5, 0.1)  # nats; the largest published gap is 3.7, that of z = 10 is 0.5

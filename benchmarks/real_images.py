@@ -23,9 +23,8 @@ from common import ROOT, Cells, parser, recipe, show, timed, trained_target, wit
 from rdcurve.data.load import images as read_images
 from rdcurve.progress import Progress
 from rdcurve.sampler.certify import TOLERANCE
-from rdcurve.sampler.checkpoint import code_digest
 from rdcurve.sampler.descent import learn_descent
-from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.measure import code_digest, formal_run
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import learn
 

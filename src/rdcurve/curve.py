@@ -21,7 +21,7 @@ Quantity = Literal["rate", "distortion", "log_z", "rate_cv", "distortion_cv"]
 
 @dataclass(frozen=True)
 class RDCurve:
-    """R(D) of N images at K values of beta; all in nats, all float64.
+    """R(D) of N images at K values of beta; all in nats, all float64 but the codes.
 
     AIS makes it an upper bound: `log_z` is in expectation a lower bound on log Z(beta), and the curve
     (`distortion`, `rate`) lies in expectation on or above the true one (paper, Prop. 4).
@@ -40,6 +40,8 @@ class RDCurve:
         k_hat: [K, N], Pareto shape of the largest weights; NaN with too few chains.
         spread: [K, N], standard deviation of log Z over the independent groups of chains, nats.
         acceptance: [K, N], HMC acceptance rate since the recorded beta before.
+        code: [K, N, latent], one code z of each image, drawn from the weighted chains: what f(z) looks like at that
+            rate. latent is 0 where none was kept.
         doubt: [K, N], how far the highest of several independent determinations of log Z lies above the next, nats.
         facts: how it was measured: settings, versions, n_chains.
     """
@@ -61,13 +63,14 @@ class RDCurve:
     spread: np.ndarray
     acceptance: np.ndarray
     doubt: np.ndarray
+    code: np.ndarray
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.rate.shape
         for name in _ARRAYS:
             array = getattr(self, name)
-            expected = shape[:1] if name == "beta" else shape
+            expected = {"beta": shape[:1], "code": (*shape, *array.shape[2:])}.get(name, shape)
             if array.shape != expected:
                 raise ValueError(f"{name} has shape {array.shape}, not {expected}")
 
@@ -123,10 +126,10 @@ class RDCurve:
         return pd.DataFrame(columns)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per beta and image, every attribute a column."""
+        """One row per beta and image, every number a column."""
         k, n = self.rate.shape
         columns: dict[str, np.ndarray] = {"beta": np.repeat(self.beta, n), "image": np.tile(np.arange(n), k)}
-        columns |= {name: getattr(self, name).ravel() for name in _ARRAYS if name != "beta"}
+        columns |= {name: getattr(self, name).ravel() for name in _ARRAYS if name not in ("beta", "code")}
         return pd.DataFrame(columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -11,7 +11,6 @@ import rdcurve
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError
 from rdcurve.sampler.ais import Groups
-from rdcurve.sampler.checkpoint import content_key
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
@@ -19,6 +18,7 @@ from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
+from rdcurve.state import content_key
 
 BETAS = sigmoid(60, 5.0)
 QUICK = PrerunSettings(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2)

@@ -26,7 +26,6 @@ from rdcurve.models.mlp import Decoder
 from rdcurve.sampler import measure
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.checkpoint import Checkpoint, Interrupted
 from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
@@ -36,6 +35,7 @@ from rdcurve.sampler.prior import scale_mixture, standard_normal
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint, Interrupted
 
 KERNEL = Kernel(2, 0.2, 0.5)
 GROUPS = Groups(4, 0.9)
@@ -599,15 +599,13 @@ def test_every_change_is_another_run(problem, tuning, descent, whole, tmp_path, 
 
 
 def test_code_digest_covers_every_module_of_the_sampler(tmp_path, monkeypatch):
-    from rdcurve.sampler import checkpoint
-
-    shutil.copytree(Path(checkpoint.__file__).parent, tmp_path / "sampler")
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "sampler/checkpoint.py"))
-    found = {checkpoint.code_digest()}
+    shutil.copytree(Path(measure.__file__).parent, tmp_path / "sampler")
+    monkeypatch.setattr(measure, "__file__", str(tmp_path / "sampler/measure.py"))
+    found = {measure.code_digest()}
     modules = sorted((tmp_path / "sampler").glob("*.py"))
     for module in modules:
         module.write_bytes(module.read_bytes() + b"\n")
-        found.add(checkpoint.code_digest())
+        found.add(measure.code_digest())
     assert len(found) == 1 + len(modules)
 
 

@@ -7,7 +7,6 @@ from problems import DTYPE, curved_decoder, linear_problem, quadrature, threshol
 
 from rdcurve.sampler.ais import Chains, Groups, Tuning, group_log_mean_exp, resample, start_from_prior
 from rdcurve.sampler.bdmc import Simulated, _forward, _reverse, bdmc
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel, State, move
 from rdcurve.sampler.metric import identity
@@ -15,6 +14,7 @@ from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint
 
 KERNEL = Kernel(2, 0.2, 0.5)
 

@@ -14,11 +14,11 @@ from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.measure import run_key
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
+from rdcurve.state import Checkpoint
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:

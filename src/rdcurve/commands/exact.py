@@ -29,6 +29,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         weights["output.weight"], weights["output.bias"], x, measured.beta, entry["distortion"].get("variance", 1.0)
     )
     known = {"beta": measured.beta, "log_z": log_z}
+    known["code"] = np.zeros((*rate.shape, 0))
     known |= {"rate": rate, "rate_cv": rate, "distortion": distortion, "distortion_cv": distortion}
     zero, nan = np.zeros_like(rate), np.full_like(rate, np.nan)
     names = [field.name for field in fields(RDCurve) if field.name != "facts"]

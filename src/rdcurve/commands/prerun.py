@@ -9,7 +9,6 @@ from typing import Any
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.measure import run_key
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
@@ -17,6 +16,7 @@ from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.tuning_file import save_tuning
 from rdcurve.settings import section
+from rdcurve.state import Checkpoint
 
 logger = logging.getLogger(__name__)
 

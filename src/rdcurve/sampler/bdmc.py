@@ -36,12 +36,12 @@ from rdcurve.sampler.ais import (
     start_at,
     start_from_prior,
 )
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel, State, refresh, trajectory
 from rdcurve.sampler.noise import seed_of, step_noise
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target, one_thread_per_tile
+from rdcurve.state import Checkpoint
 from rdcurve.types import Decoder, SamplableDistortion
 
 __all__ = ["BDMCGap", "Simulated", "bdmc", "simulate"]

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.ais import Chains, Tuning, advance, log_mean_exp, start_at
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton
 from rdcurve.sampler.modes import Mixture, Modes, find_modes, mixture_at
@@ -30,6 +29,7 @@ from rdcurve.sampler.prerun import Learned, PrerunSettings
 from rdcurve.sampler.schedule import interpolated, respaced, retimed
 from rdcurve.sampler.step_size import Adaptive, Frozen, StepSizes, smooth
 from rdcurve.sampler.target import Point, Target
+from rdcurve.state import Checkpoint
 
 __all__ = ["Descent", "descend", "learn_descent"]
 

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, group_log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, group_log_mean_exp, log_mean_exp, start_from_prior
 from rdcurve.sampler.certify import TOLERANCE, doubt
-from rdcurve.sampler.checkpoint import Checkpoint, code_digest, content_key
 from rdcurve.sampler.descent import Descent, descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.estimate import Estimate, estimate, virial
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.noise import seed_of, step_noise
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint, content_key
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
-__all__ = ["formal_run", "measure", "run_key"]
+__all__ = ["code_digest", "formal_run", "measure", "run_key"]
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
 class _Recorded(NamedTuple):
-    """What is kept of the chains at the recorded betas, each [K, C, N], and [K, N]."""
+    """What is kept of the chains at the K recorded betas."""
 
-    log_weight: Tensor
-    distortion: Tensor
-    virial: Tensor
-    acceptance: Tensor
+    log_weight: Tensor  # [K, C, N]
+    distortion: Tensor  # [K, C, N]
+    virial: Tensor  # [K, C, N]
+    acceptance: Tensor  # [K, N]
+    code: Tensor  # [K, R, N, latent], of each of R routes one code, drawn by weight
 
 
 class _Run(NamedTuple):
@@ -46,6 +50,14 @@ class _Run(NamedTuple):
 
     chains: Chains
     recorded: _Recorded  # filled as far as the run has come
+
+
+def code_digest() -> str:
+    """A hash of the sampler's source: a run that was started by other code does not go on."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def run_key(target: Target, tuning: Tuning | None, **parts: Any) -> str:
@@ -145,7 +157,10 @@ def formal_run(
         key = run_key(target, tuning, facts=facts, recorded=list(recorded), images=images, descent=way_down)
     n_down, n_groups = len(searches) * groups.size, n_chains // groups.size
     empty = torch.zeros(len(recorded), n_chains + n_down, n_images, dtype=torch.float64, device=device)
-    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone())
+    codes = chains.state.momentum.new_zeros(
+        len(recorded), 1 if descent is None else 2, *chains.state.momentum.shape[1:]
+    )
+    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), codes)
 
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
         chains, record = checkpoint.resume("up", _Run(chains, record))
@@ -176,6 +191,7 @@ def formal_run(
             record.distortion[k, :n_chains] = chains.state.point.distortion
             record.virial[k, :n_chains] = virial(chains.state, chains.log_weight, float(betas[until]), groups.size)
             record.acceptance[k] = chains.acceptance / chains.n_moves
+            record.code[k, 0] = _draw(chains, seed, images)
             chains = chains.recount()
             checkpoint.offer("up", _Run(chains, record))
         if descent is not None:
@@ -183,6 +199,7 @@ def formal_run(
                 target, descent, recorded, kernel, groups, n_chains, seed, images, checkpoint, record, progress
             )
         arrays = _estimates(record, betas[list(recorded)], n_groups, groups, descent, recorded)
+        arrays["code"] = _codes(record, n_chains, seed, images, descent, recorded)
         curve = RDCurve(beta=betas[list(recorded)].numpy(), facts=facts, **arrays)
         save(curve)
         checkpoint.remove()
@@ -215,6 +232,7 @@ def _descend(
         record.log_weight[k, here] = chains.log_weight
         record.distortion[k, here] = chains.state.point.distortion
         record.virial[k, here] = virial(chains.state, chains.log_weight, beta, groups.size)
+        record.code[k, 1] = _draw(chains, seed_of(seed, "down"), images)
         checkpoint.offer("down", _Run(chains.recount(), record))
 
     def after_step(now: Chains, noted: bool) -> None:
@@ -263,6 +281,30 @@ def _estimates(
     arrays = {name: torch.stack([getattr(row, name) for row in rows]) for name in Estimate._fields}
     arrays |= {"acceptance": record.acceptance, "doubt": torch.stack(doubts)}
     return {name: value.cpu().numpy() for name, value in arrays.items()}
+
+
+def _draw(chains: Chains, seed: int, images: Tensor) -> Tensor:
+    """One code per image, drawn among the chains by their weights, [N, latent]."""
+    z, log_weight = chains.state.point.z, chains.log_weight
+    uniform = step_noise(seed_of(seed, "code"), images, 1, chains.step, z.shape[2], z.dtype).accept
+    chosen = (uniform > log_weight.softmax(0).cumsum(0)).sum(0).clamp(max=len(log_weight) - 1)
+    return z[chosen, torch.arange(len(images), device=z.device)]
+
+
+def _codes(
+    record: _Recorded, n_up: int, seed: int, images: Tensor, descent: Descent | None, recorded: Sequence[int]
+) -> np.ndarray:
+    """One code per beta and image, [K, N, latent]: that of either route, by what the route adds to Z."""
+    code = record.code[:, 0]
+    if descent is not None:
+        share = descent.share[list(recorded)].to(images.device)
+        up, down = (
+            log_mean_exp(part, 1) for part in record.log_weight.split([n_up, record.log_weight.shape[1] - n_up], 1)
+        )
+        below = (share.log() + up - (1 - share).log() - down).sigmoid()  # [K, N], chance of the route up
+        uniform = [step_noise(seed_of(seed, "route"), images, 1, step, 1, code.dtype).accept[0] for step in recorded]
+        code = torch.where((torch.stack(uniform) < below)[..., None], code, record.code[:, 1])
+    return code.cpu().numpy()
 
 
 def _descent_key(descent: Descent) -> str:

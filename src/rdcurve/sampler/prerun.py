@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, log_mean_exp, start_from_prior
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.schedule import geometric, respaced, retimed
 from rdcurve.sampler.step_size import Adaptive, RunningMean, smooth
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint
 
 __all__ = ["Learned", "PrerunSettings", "Swept", "learn", "sweep", "tune"]
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.checkpoint import Checkpoint
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, PrerunSettings, tune
 from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint
 
 __all__ = ["Size", "Trial", "size_for_gap"]
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rdcurve.files import write_bytes
 
-__all__ = ["Checkpoint", "Interrupted", "code_digest", "content_key"]
+__all__ = ["Checkpoint", "Interrupted", "content_key"]
 
 Tree = TypeVar("Tree")
 logger = logging.getLogger(__name__)
@@ -47,14 +47,6 @@ def content_key(**parts: Any) -> str:
             part = [str(part.dtype), list(part.shape), hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest()]
         digest.update(json.dumps([name, part], sort_keys=True, default=str).encode())
     return digest.hexdigest()[:32]
-
-
-def code_digest() -> str:
-    """A hash of the sampler's source: a run that was started by other code does not go on."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 class Checkpoint:
