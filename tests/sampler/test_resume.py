@@ -654,8 +654,11 @@ def _mlp_problem(n_images):
 
 
 SPLIT = {"seed": 5, "groups": GROUPS, "n_chains": 24}  # 24 chains of 12 images: three tiles, the last one padded
-COLUMNS = ("log_z", "doubt")
-ROUNDED = (
+# all but the control variate, whose slope is a median over the images
+COLUMNS = (
+    "log_z",
+    "doubt",
+    "code",
     "log_z_se",
     "spread",
     "acceptance",
@@ -702,23 +705,17 @@ def some_images(made, rng, folder):
 @pytest.mark.parametrize("decoder", ["linear float64", "network float32"])
 @pytest.mark.parametrize("n", [4, pytest.param(25, marks=pytest.mark.slow)])
 def test_images_on_their_own(splittable, tmp_path, decoder, n):
-    """8 splits, or 50: log Z of every image is the same to the bit; what else is estimated from its chains is so to
-    rounding, except for the control variate, whose slope is that of all images."""
+    """8 splits, or 50: whatever is estimated from the chains of an image is the same to the bit."""
     made, rng = splittable[decoder], random.Random(decoder)
     for _ in range(n):
         curve, chosen = some_images(made, rng, tmp_path)
         for name in COLUMNS:
             np.testing.assert_array_equal(getattr(curve, name), getattr(made[3], name)[:, chosen], err_msg=name)
-        for name in ROUNDED:
-            np.testing.assert_allclose(
-                getattr(curve, name), getattr(made[3], name)[:, chosen], rtol=1e-9, atol=1e-9, err_msg=name
-            )
 
 
-@pytest.mark.xfail(strict=True, reason="torch's softmax and sums over the chains round by the place of a column")
 @pytest.mark.parametrize("decoder", ["linear float64", "network float32"])
 def test_estimates_of_images_on_their_own_to_the_bit(splittable, decoder):
-    """`formal_run` promises the same numbers; the last bits differ, with one image alone also those of acceptance."""
+    """Orders and sizes that once changed last bits: backwards, one image alone, two."""
     target, tuning, descent, whole = splittable[decoder]
     for chosen in ([4, 3, 2, 1, 0], [11], [7, 2]):
         index = torch.tensor(chosen)
@@ -726,13 +723,12 @@ def test_estimates_of_images_on_their_own_to_the_bit(splittable, decoder):
             target.select(index), tuning.select(index), RECORDED, KERNEL, descent=descent.select(index),
             images=index, **SPLIT,
         )  # fmt: skip
-        for name in ROUNDED:
+        for name in COLUMNS:
             np.testing.assert_array_equal(getattr(curve, name), getattr(whole, name)[:, chosen], err_msg=name)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's sums over the chains of a group round by the number of images")
 def test_weights_of_many_images_on_their_own_to_the_bit():
-    """Groups of 8 that resample, 40 images: the log weights themselves differ in their last bits."""
+    """Groups of 8 that resample, 40 images of which 7 are run alone."""
     target = linear_problem(2, n_images=40).target
     tuning = tune(target, sigmoid(20, 5.0), KERNEL, dataclasses.replace(SETTINGS, n_blocks=1), Groups())
     arguments = {"n_chains": 16, "seed": 5, "groups": Groups(8, 0.9)}
@@ -755,13 +751,10 @@ def test_parts_of_a_run_on_one_thread_and_on_two(splittable, tmp_path):
     resumed = formal_run(target, tuning, RECORDED, KERNEL, **arguments)
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
-    for name in ROUNDED:
-        np.testing.assert_allclose(getattr(resumed, name), getattr(whole, name), rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.xfail(strict=True, reason="estimate and virial run outside one_thread_per_tile, where softmax is split up")
 def test_curve_on_two_threads_to_the_bit(splittable):
-    """The whole file, of the same images: on two threads other last bits of ess, rate_cv and distortion_cv."""
+    """The whole file, of the same images."""
     target, tuning, _, _ = splittable["network float32"]
     whole = formal_run(target, tuning, RECORDED, KERNEL, **SPLIT)
     torch.set_num_threads(2)

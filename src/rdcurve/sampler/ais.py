@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.hmc import Kernel, State, move
+from rdcurve.sampler.lanes import full
 from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import sample_prior
@@ -162,7 +163,7 @@ def advance(
             if pinned is not None:
                 state = pin(state, pinned(step), groups.size)
             step_sizes.observe(index, transition)
-            acceptance = chains.acceptance + transition.acceptance_rate.mean(0)
+            acceptance = chains.acceptance + full(transition.acceptance_rate).mean(0)[:n_images]
             chains = Chains(step, state, log_weight, acceptance, chains.n_moves + 1)
             after_step(chains)
     return chains
@@ -185,13 +186,13 @@ def resample(
     """
     if groups.size == 1:
         return state, log_weight
-    grouped = log_weight.unflatten(0, (-1, groups.size))  # [G, K, N]
-    share = grouped.softmax(1)
-    low = share.square().sum(1, keepdim=True) * (groups.size * groups.resample_below) > 1  # [G, 1, N]
+    n = log_weight.shape[1]
+    share = full(log_weight).unflatten(0, (-1, groups.size)).softmax(1)  # [G, K, N]
+    low = (share.square().sum(1, keepdim=True) * (groups.size * groups.resample_below) > 1)[..., :n]  # [G, 1, N]
     if not low.any():
         return state, log_weight
     drawn = uniform.unflatten(0, (-1, groups.size))
-    ancestor = (drawn[:, :, None] > share.cumsum(1)[:, None]).sum(2).clamp(max=groups.size - 1)  # [G, K, N]
+    ancestor = (drawn[:, :, None] > share.cumsum(1)[:, None, :, :n]).sum(2).clamp(max=groups.size - 1)  # [G, K, N]
     itself = torch.arange(groups.size, device=ancestor.device)[:, None]
     ancestor = torch.where(low, ancestor, itself)
     if keep_first:
@@ -203,8 +204,8 @@ def resample(
         index = ancestor if value.ndim == 2 else ancestor[..., None].expand_as(value)
         return value.gather(0, index)
 
-    mean = group_log_mean_exp(log_weight, groups.size)[:, None].expand_as(grouped)
-    return state.map(copy), torch.where(low, mean, grouped).flatten(0, 1)
+    mean = group_log_mean_exp(log_weight, groups.size)[:, None]
+    return state.map(copy), torch.where(low, mean, log_weight.unflatten(0, (-1, groups.size))).flatten(0, 1)
 
 
 def pin(state: State, path: State, size: int) -> State:
@@ -221,7 +222,7 @@ def pin(state: State, path: State, size: int) -> State:
 
 def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:
     """Log of the mean weight over the chains, [C, N] -> [N]."""
-    return log_weight.logsumexp(dim) - math.log(log_weight.shape[dim])
+    return full(log_weight).logsumexp(dim)[..., : log_weight.shape[-1]] - math.log(log_weight.shape[dim])
 
 
 def group_log_mean_exp(log_weight: Tensor, size: int) -> Tensor:

@@ -59,12 +59,9 @@ class _Bridge:
 
     def at(self, z: Tensor) -> Point:
         point = self.target.at(z)
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            parts = z.chunk(len(self.mixtures))
-            log_m = torch.cat([m.log_prob(part) for m, part in zip(self.mixtures, parts, strict=True)])
-            (grad_log_m,) = torch.autograd.grad(log_m.sum(), z)
-        log_m = log_m.detach()
+        parts = z.detach().chunk(len(self.mixtures))
+        pairs = [mixture.at(part) for mixture, part in zip(self.mixtures, parts, strict=True)]
+        log_m, grad_log_m = (torch.cat(values) for values in zip(*pairs, strict=True))
         return Point(
             z.detach(),
             log_m,

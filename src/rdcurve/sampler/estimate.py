@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.hmc import State
+from rdcurve.sampler.lanes import full
 
 __all__ = ["Estimate", "estimate", "pareto_k", "virial"]
 
@@ -56,17 +57,23 @@ def virial(state: State, log_weight: Tensor, beta: float, size: int) -> Tensor:
     """
     z = state.point.z.double()
     force = beta * state.point.grad_distortion.double() - state.point.grad_log_prior.double()
-    grouped = log_weight.unflatten(0, (-1, size))  # [G, K, N]
-    mean = (grouped.softmax(1)[..., None] * z.unflatten(0, (-1, size))).sum(1)  # [G, N, latent]
+    n = log_weight.shape[1]
+    grouped = full(log_weight).unflatten(0, (-1, size))  # [G, K, N]
+    mean = _sum(grouped.softmax(1)[..., :n, None] * z.unflatten(0, (-1, size)), 1)  # [G, N, latent]
     if len(grouped) > 1:
         other = grouped.logsumexp(1)[None].expand(len(grouped), -1, -1)  # [left out, G, N]
         left_out = torch.eye(len(grouped), dtype=torch.bool, device=z.device)[:, :, None]
-        share = other.masked_fill(left_out, -torch.inf).softmax(1)
-        centre = torch.einsum("ogn,gnd->ond", share, mean)
+        share = other.masked_fill(left_out, -torch.inf).softmax(1)[..., :n]
+        centre = _sum(share[..., None] * mean[None], 1)
     else:
         centre = torch.zeros_like(mean)
     offset = z - centre.repeat_interleave(size, 0)
     return 0.5 * ((offset * force).sum(-1) - z.shape[-1])
+
+
+def _sum(value: Tensor, dim: int) -> Tensor:
+    """Sum over `dim`, along memory, so that it rounds alike whatever the other sizes are."""
+    return value.movedim(dim, -1).contiguous().sum(-1)
 
 
 def estimate(
@@ -89,18 +96,19 @@ def estimate(
         size: chains per group, a divisor of C.
         routes: (number of groups, weight [N]) of each route, in the order of the chains; default: one.
     """
-    n = len(log_weight) // size
-    routes = [(n, log_weight.new_ones(log_weight.shape[1]))] if routes is None else routes
+    n, n_images = len(log_weight) // size, log_weight.shape[1]
+    routes = [(n, log_weight.new_ones(n_images))] if routes is None else routes
     # weights of all chains such that their plain mean is the weighted mean over the routes
     per_group = torch.cat([(weight * n / m).log().expand(m, -1) for m, weight in routes])  # [G, N]
-    log_weight = log_weight + per_group.repeat_interleave(size, 0)
+    log_weight = full(log_weight + per_group.repeat_interleave(size, 0))
+    distortion, virial = full(distortion), full(virial)
     grouped = log_weight.unflatten(0, (-1, size))
     share = grouped.softmax(1)
     mean_d, mean_h, mean_square = (
         (share * value.unflatten(0, (-1, size))).sum(1) for value in (distortion, virial, distortion.square())
     )  # each [G, N]
     group_log_z = grouped.logsumexp(1) - math.log(size)
-    slope = _slope(log_weight, distortion, virial)
+    slope = _slope(log_weight, distortion, virial, n_images)
 
     def summarise(log_z: Tensor) -> Tensor:
         """log Z, D, R, and D and R with the virial, from the groups' log Z [G, N] or [left out, G, N]."""
@@ -129,7 +137,7 @@ def estimate(
     # Of the noise that the virial leaves, most is the product of one group's force with the centre that the other
     # groups lend it. Every pair of groups enters twice, alike; the jackknife takes the two for independent.
     d_cv_se, rate_cv_se = math.sqrt(2) * d_cv_se, math.sqrt(2) * rate_cv_se
-    return Estimate(
+    values = (
         log_z,
         d,
         rate,
@@ -145,14 +153,15 @@ def estimate(
         pareto_k(log_weight),
         group_log_z.std(0) if n > 1 else torch.full_like(log_z, torch.nan),
     )
+    return Estimate(*(value[:n_images] for value in values))
 
 
-def _slope(log_weight: Tensor, distortion: Tensor, virial: Tensor) -> Tensor:
+def _slope(log_weight: Tensor, distortion: Tensor, virial: Tensor, n_images: int) -> Tensor:
     """Regression of d on h, one number for all images (their median), so that it fits no image's own noise."""
     weight = log_weight.softmax(0)
     d = distortion - (weight * distortion).sum(0)
     h = virial - (weight * virial).sum(0)
-    slopes = (weight * d * h).sum(0) / (weight * h * h).sum(0)
+    slopes = ((weight * d * h).sum(0) / (weight * h * h).sum(0))[:n_images]
     slopes = slopes[slopes.isfinite()]
     return slopes.median().clamp(min=0) if len(slopes) else log_weight.new_zeros(())
 

@@ -20,13 +20,14 @@ from rdcurve.sampler.descent import Descent, descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.estimate import Estimate, estimate, virial
 from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of, step_noise
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
-from rdcurve.sampler.target import Target
+from rdcurve.sampler.target import Target, one_thread_per_tile
 from rdcurve.state import Checkpoint, content_key
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
@@ -111,8 +112,8 @@ def formal_run(
         descent: of the second route, down from the modes, with one more group of chains for each of its searches; None
             for the route up alone.
         images: [N] int64, names of the images, which key the noise; default 0 .. N - 1. With their names and the same
-            tuning, some of the images give the same numbers as all of them together, but for the rounding of sums over
-            the chains (1e-15), and for the control variate, whose slope is a median over the images.
+            tuning, some of the images give the same bits as all of them together, but for the control variate, whose
+            slope is a median over the images.
         state_folder: where the state is kept, so that a killed run goes on where it was; None keeps none.
         save_every: seconds between two saves.
         time_limit: seconds after which to stop with the state saved.
@@ -162,7 +163,7 @@ def formal_run(
     )
     record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), codes)
 
-    with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
+    with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint, one_thread_per_tile():
         chains, record = checkpoint.resume("up", _Run(chains, record))
         n_total = n_steps * (1 if descent is None else 2)
 
@@ -287,7 +288,7 @@ def _draw(chains: Chains, seed: int, images: Tensor) -> Tensor:
     """One code per image, drawn among the chains by their weights, [N, latent]."""
     z, log_weight = chains.state.point.z, chains.log_weight
     uniform = step_noise(seed_of(seed, "code"), images, 1, chains.step, z.shape[2], z.dtype).accept
-    chosen = (uniform > log_weight.softmax(0).cumsum(0)).sum(0).clamp(max=len(log_weight) - 1)
+    chosen = (uniform > full(log_weight).softmax(0).cumsum(0)[:, : len(images)]).sum(0).clamp(max=len(log_weight) - 1)
     return z[chosen, torch.arange(len(images), device=z.device)]
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.target import Point, Target, one_thread_per_tile
@@ -119,11 +120,22 @@ class Mixture:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z [C, N, latent] -> [C, N] float64."""
+        return self.at(z)[0]
+
+    def at(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density [C, N] float64 at z [C, N, latent], and its gradient [C, N, latent] in the type of z.
+
+        Written out, since autograd would sum over the components in an order that depends on the number of images.
+        """
         offset = z.double()[None] - self.mean.double()[:, None]  # [M, C, N, latent]
         white = offset.movedim(1, 2) @ self.root  # [M, N, C, latent]: one product per image
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # [M, N]
         log_normal = log_det[..., None] - 0.5 * white.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
-        return (self.log_share[..., None] + log_normal).logsumexp(0).T
+        joint = self.log_share[..., None] + log_normal  # [M, N, C]
+        log_m = full(joint.flatten(1)).logsumexp(0)[: joint[0].numel()].view_as(joint[0])
+        pull = (joint - log_m).exp()[..., None] * (white @ self.root.mT)  # share of a component times H_m (z - z_m)
+        grad = -pull.movedim(0, -1).contiguous().sum(-1)
+        return log_m.T, grad.transpose(0, 1).to(z.dtype)
 
     def sample(self, seed: int, images: Tensor, n_chains: int) -> Tensor:
         """[C, N, latent]; chain c of an image comes from component c modulo their number: stratified, so that
@@ -142,8 +154,10 @@ class Mixture:
 
 def mixture_at(target: Target, modes: Modes, beta: float) -> Mixture:
     """Laplace's approximation at the modes, with the exact Hessian of U."""
+    one_image = (slice(i, i + 1) for i in range(modes.z.shape[1]))  # so that it rounds alike in any company
     with one_thread_per_tile():
-        return Mixture(modes.z, _absolute(hessian(target, modes.z, beta)), modes.found)
+        precision = torch.cat([hessian(target.select(i), modes.z[:, i], beta) for i in one_image], 1)
+        return Mixture(modes.z, _absolute(precision), modes.found)
 
 
 def _potential(point: Point, beta: float) -> Tensor:
