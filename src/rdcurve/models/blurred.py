@@ -15,8 +15,8 @@ _RADIUS = 2  # pixels
 class Blurred(nn.Module):
     """f(z) of a decoder, blurred: [..., latent] -> [..., n], square images.
 
-    The kernel has 5 x 5 pixels, is proportional to exp(-(dx^2 + dy^2) / (2 sigma^2)) and sums to 1. Images are continued
-    by reflection in their outermost pixels. The kernel is the product of one along either axis, so the blurred image is
+    The kernel has 5 x 5 pixels, is proportional to exp(-(dx^2 + dy^2) / (2 sigma^2)) and sums to 1. Images go on by
+    reflection in their outermost pixels. The kernel is the product of one along either axis, so the blurred image is
     K F K^T with one matrix K of kernel and reflection.
 
     Args:
