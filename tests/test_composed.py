@@ -210,7 +210,7 @@ def test_gradient_and_curvature_through_the_features():
 
 
 def test_an_image_gives_the_same_features_in_any_company():
-    """To the bit, for as many rows: on this the sampler's reproducibility rests."""
+    """To the bit, wherever it stands among 128, the rows of a tile: the sampler's reproducibility rests on it."""
     torch.manual_seed(0)
     classifier = cnn.Classifier()
     x = torch.rand(128, 784)
