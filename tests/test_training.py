@@ -1,6 +1,10 @@
 """Training loops find what is known to be there, twice the same, and say where they diverged."""
 
+import copy
 import json
+import math
+import random
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,14 +14,16 @@ import torch
 import yaml
 from matplotlib.image import imread
 from problems import DTYPE
+from torch.nn.functional import softplus
 
 from rdcurve.cli import main
 from rdcurve.linear import exact_curve
 from rdcurve.models import linear, mlp
 from rdcurve.models.checkpoint import load_decoder
+from rdcurve.state import Checkpoint, Interrupted
 from rdcurve.training import gan, vae
 from rdcurve.training.samples import sample_grid, save_sample_grid
-from rdcurve.training.trained import learning_rate
+from rdcurve.training.trained import TrainingSettings, learning_rate_factor, train_epochs, update
 
 VAE = vae.Settings(epochs=2, batch_size=16, learning_rate=0.01, variance=1.0, seed=1)
 GAN = gan.Settings(
@@ -42,9 +48,9 @@ def linear_data(n, variance):
     return x, *torch.linalg.eigh(torch.cov(x.T, correction=0))
 
 
-def small_vae(x, settings, seed=3):
+def small_vae(x, settings, seed=3, **more):
     torch.manual_seed(seed)
-    return vae.train(linear.Decoder(2, 6).to(x), linear.Encoder(2, 6).to(x), x, x, settings)
+    return vae.train(linear.Decoder(2, 6).to(x), linear.Encoder(2, 6).to(x), x, x, settings, **more)
 
 
 def test_a_linear_vae_finds_the_principal_subspace():
@@ -56,7 +62,7 @@ def test_a_linear_vae_finds_the_principal_subspace():
     root = (eigenvalues[-2:] - 1).clamp(min=0).sqrt()
     _, _, log_z = exact_curve((vectors[:, -2:] * root).numpy(), x.mean(0).numpy(), x.numpy(), np.ones(1), 1.0)
     result = small_vae(x, replace(VAE, epochs=150, batch_size=50), seed=0)
-    weights = result.decoder.state_dict()
+    weights = result.network.state_dict()
     _, _, reached = exact_curve(
         weights["output.weight"].numpy(), weights["output.bias"].numpy(), x.numpy(), np.ones(1), 1.0
     )
@@ -93,7 +99,7 @@ def test_the_published_linear_vae_stays_as_it_is():
         (10.012927980209936, 10.125351730554662),
     ]
     assert np.allclose(losses, expected, rtol=1e-12, atol=0)
-    assert float(result.decoder.output.weight.detach().sum()) == pytest.approx(-0.9839935798305421, rel=1e-12)
+    assert float(result.network.output.weight.detach().sum()) == pytest.approx(-0.9839935798305421, rel=1e-12)
     best = {"epoch": 3, "train_loss": losses[-1][0], "validation_loss": losses[-1][1]}
     assert result.facts == {"best": best}  # as they stand in the published checkpoint
 
@@ -102,8 +108,10 @@ def test_vae_training_is_reproducible_and_says_where_it_diverged():
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
     first, second = small_vae(x, VAE), small_vae(x, VAE)
     assert first.history == second.history
-    assert torch.equal(first.decoder.output.weight, second.decoder.output.weight)
-    with pytest.raises(FloatingPointError, match=r"diverged: the loss is .* in epoch"):
+    assert torch.equal(first.network.output.weight, second.network.output.weight)
+    with pytest.raises(
+        FloatingPointError, match=r"diverged in step 1 of 4 of epoch 1: train_loss is .* weights is inf"
+    ):
         small_vae(x, replace(VAE, learning_rate=1e30))
 
 
@@ -114,10 +122,10 @@ def mixture(n):
     return centre + 0.05 * torch.randn(n, 2, generator=generator)
 
 
-def small_gan(x, settings):
+def small_gan(x, settings, **more):
     torch.manual_seed(3)
     arguments = {"latent_dim": 2, "n_pixels": 2, "hidden": [32, 32], "activation": "tanh"}
-    return gan.train(*gan.networks(mlp, arguments, settings), x, x[:100], settings)
+    return gan.train(*gan.networks(mlp, arguments, settings), x, x[:100], settings, **more)
 
 
 def test_a_gan_learns_a_mixture():
@@ -128,7 +136,7 @@ def test_a_gan_learns_a_mixture():
     """
     x = mixture(2000)
     steady = replace(GAN, gradient_penalty=3.0, adam_betas=[0.0, 0.99], learning_rate=0.005)
-    decoder = small_gan(x, replace(steady, epochs=40, schedule="cosine")).decoder
+    decoder = small_gan(x, replace(steady, epochs=40, schedule="cosine")).network
     with torch.no_grad():
         y = decoder(torch.randn(2000, 2, generator=torch.Generator().manual_seed(5)))
     assert torch.allclose(y.mean(0), x.mean(0), atol=0.03)
@@ -142,9 +150,11 @@ def test_gan_training_is_reproducible_and_says_where_it_diverged():
     x = mixture(256)
     first, second = small_gan(x, GAN), small_gan(x, GAN)
     assert first.history == second.history
-    pairs = zip(first.decoder.parameters(), second.decoder.parameters(), strict=True)
+    pairs = zip(first.network.parameters(), second.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    with pytest.raises(FloatingPointError, match=r"diverged: the losses are .* in epoch 1"):
+    with pytest.raises(
+        FloatingPointError, match=r"diverged in step 1 of 4 of epoch 1: discriminator_loss is .*, penalty is"
+    ):
         small_gan(x, replace(GAN, learning_rate=1e30))
 
 
@@ -154,30 +164,182 @@ def test_gan_keeps_the_running_average_of_its_decoder():
     torch.manual_seed(3)
     start = mlp.Decoder(2, 2, [32, 32], "tanh").layers[0].weight
     moved = [
-        float((small_gan(x, replace(GAN, averaging=share)).decoder.layers[0].weight - start).detach().norm())
+        float((small_gan(x, replace(GAN, averaging=share)).network.layers[0].weight - start).detach().norm())
         for share in (0.0, 0.9, 0.9999)
     ]
     assert moved[0] > moved[1] > 10 * moved[2] > 0
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("constant", [2, 2, 2, 2, 2]), ("cosine", [2, 1.7071, 1, 0.2929, 0])]
+    ("schedule", "expected"), [("constant", [1, 1, 1, 1, 1]), ("cosine", [1, 0.85355, 0.5, 0.14645, 0])]
 )
 def test_learning_rate(schedule, expected):
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2)
-    scheduler = learning_rate(optimiser, schedule, 4)
-    rates = []
-    for _ in expected:
-        rates.append(scheduler.get_last_lr()[0])
-        optimiser.step()
-        scheduler.step()
-    assert rates == pytest.approx(expected, abs=1e-4)
+    assert [learning_rate_factor(schedule, step, 4) for step in range(5)] == pytest.approx(expected, abs=1e-5)
 
 
 def test_unknown_schedule_is_named():
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2)
     with pytest.raises(ValueError, match="unknown schedule 'step'; known: constant, cosine"):
-        learning_rate(optimiser, "step", 4)
+        small_gan(mixture(100), replace(GAN, schedule="step"))
+
+
+def plain_vae(x, settings):
+    """The algorithm as one loop, with torch's own scheduler: nothing that stops or goes on."""
+    torch.manual_seed(3)
+    decoder, encoder, log_variance = linear.Decoder(2, 6).to(x), linear.Encoder(2, 6).to(x), torch.tensor(0.0).to(x)
+    optimiser = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], lr=settings.learning_rate)
+    group = {"params": [log_variance.requires_grad_()], "lr": settings.variance_learning_rate}
+    optimiser.add_param_group(group)
+    scheduler = cosine(optimiser, settings, len(x))
+    generator, best, rows = torch.Generator().manual_seed(settings.seed), (math.inf, None), []
+    for _ in range(settings.epochs):
+        total = torch.zeros((), dtype=DTYPE)
+        for index in torch.randperm(len(x), generator=generator).split(settings.batch_size):
+            loss, _, _ = vae._losses(decoder, encoder, x[index], log_variance, generator)
+            update(optimiser, loss)
+            scheduler.step()
+            total += loss.detach().double() * len(index)
+        with torch.no_grad():
+            loss, squared_error, kl = map(float, vae._losses(decoder, encoder, x, log_variance, generator))
+        rows.append([float(total) / len(x), loss, squared_error, kl, math.exp(log_variance.detach())])
+        best = min(best, (loss, copy.deepcopy(decoder)), key=lambda one: one[0])
+    return rows, best[1]
+
+
+def plain_gan(x, settings):
+    torch.manual_seed(3)
+    arguments = {"latent_dim": 2, "n_pixels": 2, "hidden": [32, 32], "activation": "tanh"}
+    decoder, discriminator = gan.networks(mlp, arguments, settings)
+    rate = {"lr": settings.learning_rate, "betas": tuple(settings.adam_betas), "fused": True}
+    optimisers = [torch.optim.Adam(player.parameters(), **rate) for player in (discriminator, decoder)]
+    schedulers = [cosine(optimiser, settings, len(x)) for optimiser in optimisers]
+    generator, average, rows = torch.Generator().manual_seed(settings.seed), copy.deepcopy(decoder), []
+    for _ in range(settings.epochs):
+        totals = torch.zeros(3, dtype=DTYPE)
+        for index in torch.randperm(len(x), generator=generator).split(settings.batch_size):
+            fake = decoder(torch.randn(len(index), 2, generator=generator))
+            real = x[index].requires_grad_()
+            logits = discriminator(real)
+            penalty = torch.autograd.grad(logits.sum(), real, create_graph=True)[0].square().sum(-1).mean()
+            loss = softplus(-logits).mean() + softplus(discriminator(fake.detach())).mean()
+            update(optimisers[0], loss + settings.gradient_penalty / 2 * penalty)
+            generator_loss = softplus(-discriminator(fake)).mean()
+            update(optimisers[1], generator_loss)
+            for scheduler in schedulers:
+                scheduler.step()
+            for kept, new in zip(average.parameters(), decoder.parameters(), strict=True):
+                kept.data.lerp_(new.data, 1 - settings.averaging)
+            totals += torch.stack([loss, generator_loss, penalty]).detach().double() * len(index)
+        with torch.no_grad():
+            fake = average(torch.randn(100, 2, generator=generator))
+            logits = [float(discriminator(images).mean()) for images in (x[:100], x[:100], fake)]
+        rows.append([*(totals / len(x)).tolist(), *logits])
+    return rows, average
+
+
+def cosine(optimiser, settings, n):
+    n_steps = settings.epochs * math.ceil(n / settings.batch_size)
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda t: (1 + math.cos(math.pi * t / n_steps)) / 2)
+
+
+def points(n):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
+
+
+# how a trainer is run on little data, and the same algorithm as a plain loop
+TRAININGS = {
+    "vae": (small_vae, plain_vae, points(70), replace(VAE, schedule="cosine", variance_learning_rate=0.01, epochs=4)),
+    "gan": (small_gan, plain_gan, mixture(300), replace(GAN, schedule="cosine", epochs=3)),
+}
+
+
+def leaves(result):
+    """All of a result, bit by bit."""
+    weights = {name: tensor.numpy().tobytes() for name, tensor in result.network.state_dict().items()}
+    return weights, result.history, result.facts
+
+
+@pytest.mark.parametrize("trainer", ["vae", "gan"])
+def test_training_computes_what_a_plain_loop_does(trainer):
+    """To the bit, the last batch of an epoch smaller than the others included."""
+    train, plain, x, settings = TRAININGS[trainer]
+    result = train(x, settings)
+    rows, network = plain(x, settings)
+    assert [list(row.values()) for row in result.history] == [[i, *row] for i, row in enumerate(rows, 1)]
+    assert leaves(result)[0] == {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
+
+
+class Killed(BaseException):
+    """The process ends here: nobody catches this."""
+
+
+@pytest.mark.parametrize("trainer", TRAININGS)
+def test_training_cut_at_random_steps(tmp_path, trainer):
+    train, _, x, settings = TRAININGS[trainer]
+    whole, rng, cuts, seen = train(x, settings), random.Random(1), 0, []
+    result = None
+    while result is None:
+        left = rng.randint(1, 6)
+
+        def progress(done, total):
+            nonlocal left
+            seen.append(done)
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        try:
+            with Checkpoint(tmp_path, "key", every=0) as checkpoint:
+                result = train(x, settings, checkpoint=checkpoint, progress=progress)
+        except Killed:
+            cuts += 1
+    assert leaves(result) == leaves(whole)
+    n_steps = settings.epochs * math.ceil(len(x) / settings.batch_size)
+    assert seen == list(range(1, n_steps + 1))  # no step twice
+    assert cuts >= 3
+
+
+@pytest.mark.parametrize("trainer", TRAININGS)
+def test_training_stopped_by_a_signal_goes_on(tmp_path, trainer):
+    train, _, x, settings = TRAININGS[trainer]
+
+    def progress(done, total):
+        if done == total // 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"), Checkpoint(tmp_path, "key") as checkpoint:
+        train(x, settings, checkpoint=checkpoint, progress=progress)
+    with Checkpoint(tmp_path, "key") as checkpoint:
+        result = train(x, settings, checkpoint=checkpoint)
+    assert leaves(result) == leaves(train(x, settings))
+
+
+def test_diverged_training_leaves_its_last_good_state(tmp_path):
+    """A weight counts the steps; the loss of the sixth is infinite. Asked again, it goes on from the fifth."""
+    n_calls = []
+    for _ in range(2):
+        weight, calls = torch.zeros(1, requires_grad=True), []
+
+        def step(index, weight=weight, calls=calls):
+            calls.append(index)
+            weight.data += 1
+            return [weight.sum() / (6 - weight.sum())]
+
+        diverged = pytest.raises(FloatingPointError, match="step 3 of 3 of epoch 2: loss is inf")
+        with diverged, Checkpoint(tmp_path, "key", every=0) as checkpoint:
+            train_epochs(
+                step,
+                lambda: [],
+                TrainingSettings(epochs=3, batch_size=30, learning_rate=1.0, seed=0),
+                losses=["loss"],
+                measures=[],
+                parts=[weight],
+                optimisers=[torch.optim.Adam([weight])],
+                generator=torch.Generator(),
+                n_images=70,
+                checkpoint=checkpoint,
+            )
+        n_calls.append(len(calls))
+    assert n_calls == [6, 1]
 
 
 def test_sample_grid_shows_one_image_beside_the_other(tmp_path):
@@ -209,7 +371,8 @@ def test_command_writes_checkpoint_history_and_samples(tmp_path, capsys, trainer
     pixels = np.random.default_rng(0).integers(0, 256, 100 * 784, dtype=np.uint8)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(16) + pixels.tobytes())
     command = f"train small --params {tmp_path}/params.yaml --data {tmp_path} --output {tmp_path}/a.safetensors"
-    main([*command.split(), "--history", f"{tmp_path}/a.csv", "--samples", f"{tmp_path}/a.png"])
+    command = [*command.split(), "--history", f"{tmp_path}/a.csv", "--samples", f"{tmp_path}/a.png"]
+    main(command)
     loaded = load_decoder(tmp_path / "a.safetensors")
     assert loaded.latent_dim == 2
     assert loaded.facts["arguments"] == {"n_pixels": 784} | {
@@ -221,3 +384,18 @@ def test_command_writes_checkpoint_history_and_samples(tmp_path, capsys, trainer
     printed = json.loads(capsys.readouterr().out.removeprefix("small: "))
     assert printed.items() <= loaded.facts.items()
     assert (0.9 < printed["variance"] < 1.1) if trainer == "vae" else printed["last"]["epoch"] == 2
+    outputs = [tmp_path / name for name in ("a.safetensors", "a.csv", "a.png")]
+    whole, code, n_cuts = [path.read_bytes() for path in outputs], 75, 0
+    for path in outputs:
+        path.unlink()
+    while code == 75:  # again, one step at a time
+        try:
+            main([*command, "--state", f"{tmp_path}/state", "--time-limit", "1e-6"])
+            code = 0
+        except SystemExit as stopped:
+            code, n_cuts = stopped.code, n_cuts + 1
+            assert not any(path.exists() for path in outputs)
+    assert n_cuts > 2
+    assert code == 0
+    assert [path.read_bytes() for path in outputs] == whole
+    assert not list((tmp_path / "state").iterdir())
