@@ -17,6 +17,7 @@ _PUBLIC = {
     "GaussianNLL": "rdcurve.sampler.distortion",
     "standard_normal": "rdcurve.sampler.prior",
     "scale_mixture": "rdcurve.sampler.prior",
+    "uniform": "rdcurve.sampler.prior",
     "sigmoid": "rdcurve.sampler.schedule",
     "measure": "rdcurve.sampler.measure",
     "verdict": "rdcurve.diagnosis",

@@ -12,6 +12,7 @@ from rdcurve.progress import Progress
 from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.measure import run_key
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
+from rdcurve.sampler.prior import covers_everything
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.tuning_file import save_tuning
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                         entry["gap"], settings.max_temperatures, size.trials[-1].gap,
                     )  # fmt: skip
             tuning = learned.at_length(n)
-            if settings.n_starts and groups.size > 1:
+            if settings.n_starts and groups.size > 1 and covers_everything(target.prior):
                 descent = learn_descent(target, tuning, learned, kernel, settings, checkpoint=checkpoint, progress=show)
         args.guard.check()
         save_tuning(args.output, tuning, facts, descent)

@@ -23,7 +23,7 @@ from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of, step_noise
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
-from rdcurve.sampler.prior import standard_normal
+from rdcurve.sampler.prior import covers_everything, standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
@@ -402,7 +402,7 @@ def measure(
                 target, learned, kernel, prerun_settings, groups, gap=gap, n_recorded=n_recorded
             ).n_temperatures
         tuning = learned.at_length(n)
-        if prerun_settings.n_starts and groups.size > 1:
+        if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
             descent = learn_descent(target, tuning, learned, kernel, prerun_settings, progress=progress)
     recorded = recorded_steps(len(tuning.betas), min(n_recorded, len(tuning.betas) // 2))
     return formal_run(

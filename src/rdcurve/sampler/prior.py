@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, Uniform, constraints
 
 from rdcurve.sampler.noise import seed_of
 
-__all__ = ["PRIORS", "sample_prior", "scale_mixture", "standard_normal"]
+__all__ = ["PRIORS", "covers_everything", "sample_prior", "scale_mixture", "standard_normal", "uniform"]
 
 
 def standard_normal(
@@ -47,7 +47,37 @@ def scale_mixture(
     )
 
 
-PRIORS = {"standard_normal": standard_normal, "scale_mixture": scale_mixture}
+def uniform(
+    latent_dim: int,
+    low: float = -1.0,
+    high: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Distribution:
+    """Uniform on the cube [low, high]^latent. A proposal outside has log p = -inf and is rejected.
+
+    Examples:
+        >>> uniform(2).log_prob(torch.tensor([[0.0, 0.5], [0.0, 1.5]]))  # -log 4, and outside
+        tensor([-1.3863,    -inf])
+    """
+    if not low < high:
+        raise ValueError(f"a uniform prior needs low < high, not {low} and {high}")
+    low_, high_ = (torch.full((latent_dim,), bound, dtype=dtype, device=device) for bound in (low, high))
+    return Independent(Uniform(low_, high_, validate_args=False), 1, validate_args=False)
+
+
+PRIORS = {"standard_normal": standard_normal, "scale_mixture": scale_mixture, "uniform": uniform}
+
+
+def covers_everything(prior: Distribution) -> bool:
+    """Whether log p is finite at every code: the second route's Gaussian mixtures reach everywhere."""
+    try:
+        support = prior.support
+    except NotImplementedError:  # a distribution that does not say is trusted
+        return True
+    while hasattr(support, "base_constraint"):  # of a vector, of a mixture
+        support = support.base_constraint
+    return support is constraints.real
 
 
 def sample_prior(prior: Distribution, seed: int, images: Tensor, n_chains: int) -> Tensor:

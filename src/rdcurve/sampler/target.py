@@ -50,7 +50,10 @@ class Target:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_prior = self.prior.log_prob(z)
-            (grad_log_prior,) = torch.autograd.grad(log_prior.sum(), z)
+            # a uniform density does not depend on z
+            grad_log_prior = (
+                torch.autograd.grad(log_prior.sum(), z)[0] if log_prior.requires_grad else z.new_zeros(z.shape)
+            )
         return Point(z.detach(), log_prior.detach().double(), distortion, grad_log_prior, grad_distortion)
 
     def distortions(self, z: Tensor) -> Tensor:
@@ -119,6 +122,13 @@ class Target:
                 z = self.prior.sample((3, len(x)))
             except NotImplementedError:
                 raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled") from None
+            try:
+                self.prior.log_prob(100 + 100 * z)
+            except ValueError:
+                raise ValueError(
+                    f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "
+                    "validate_args=False, so that log_prob is -inf there"
+                ) from None
             try:
                 with torch.no_grad():
                     first, second = self.decoder(z), self.decoder(z)
