@@ -14,15 +14,16 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from rdcurve.data.load import images, training_split
+from rdcurve.data.load import images, labels, training_split
 from rdcurve.device import resolve
 from rdcurve.files import writing
 from rdcurve.models.checkpoint import architecture_module, save_decoder
 from rdcurve.progress import Progress
 from rdcurve.state import Checkpoint, content_key
 from rdcurve.training import trained
-from rdcurve.training.samples import save_sample_grid
+from rdcurve.training.samples import filter_grid, sample_grid, save_grid
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -31,20 +32,25 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     # loaded by name, so that a step depends on the code of its own trainer alone
     trainer = importlib.import_module(f"rdcurve.training.{model['trainer']}")
     module = architecture_module(model["architecture"])
+    decodes = hasattr(module, "Decoder")
     dtype = getattr(torch, model["dtype"])
-    everything = images(args.data, "train", dtype=dtype)
-    training, validation = training_split(everything, split["n_validation"], split["split_seed"])
+
+    def divided(everything: Tensor) -> list[Tensor]:
+        return [part.to(device) for part in training_split(everything, split["n_validation"], split["split_seed"])]
+
+    training, validation = divided(images(args.data, "train", dtype=dtype))
+    supervision = {} if decodes else {"labels": divided(labels(args.data, "train"))}
     available = {**model, "n_pixels": training[0].numel()}
-    arguments = {name: available[name] for name in inspect.signature(module.Decoder).parameters if name in available}
+    network = module.Decoder if decodes else module.Classifier
+    arguments = {name: available[name] for name in inspect.signature(network).parameters if name in available}
     settings = trainer.Settings(**{f.name: model[f.name] for f in fields(trainer.Settings) if f.name in model})
     torch.manual_seed(model["seed"])
     networks = [network.to(device, dtype) for network in trainer.networks(module, arguments, settings)]
     if hasattr(networks[0], "start_at"):
-        networks[0].start_at(training.mean(0).to(device))
+        networks[0].start_at(training.mean(0))
     key = content_key(
         settings=model,
-        training=training,
-        validation=validation,
+        data=[content_key(part=part) for part in (training, validation, *supervision.get("labels", []))],
         code=[_source(part) for part in (sys.modules[__name__], trained, trainer, module)],
         torch=torch.__version__,
         device=device.type,
@@ -52,9 +58,10 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
         result = trainer.train(
             *networks,
-            training.to(device),
-            validation.to(device),
+            training,
+            validation,
             settings,
+            **supervision,
             checkpoint=checkpoint,
             progress=Progress(f"train {args.name}"),
         )
@@ -62,7 +69,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         args.guard.check()
         with writing(args.history) as temporary:
             pd.DataFrame(result.history).to_csv(temporary, index=False)
-        save_sample_grid(args.samples, result.network, model["latent_dim"])
+        grid = sample_grid(result.network, model["latent_dim"]) if decodes else filter_grid(result.network)
+        save_grid(args.samples, grid)
         save_decoder(args.output, result.network, architecture=model["architecture"], arguments=arguments, facts=facts)
         checkpoint.remove()
     print(f"{args.name}: {json.dumps(result.facts)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from rdcurve.state import Checkpoint
-from rdcurve.training.trained import Progress, Trained, TrainingSettings, train_epochs, update
+from rdcurve.training.trained import Progress, Trained, TrainingSettings, discriminator_loss, train_epochs, update
 
 __all__ = ["Settings", "networks", "train"]
 
@@ -40,9 +39,7 @@ class Settings(TrainingSettings):
 def networks(module: ModuleType, arguments: Mapping[str, Any], settings: Settings) -> tuple[nn.Module, nn.Module]:
     """Decoder of an architecture, and a discriminator [..., n_pixels] -> [..., 1], in logits."""
     decoder = module.Decoder(**arguments)
-    widths = [arguments["n_pixels"], *settings.discriminator, 1]
-    stack = [part for n_in, n_out in pairwise(widths) for part in (nn.Linear(n_in, n_out), nn.LeakyReLU(0.2))]
-    return decoder, nn.Sequential(*stack[:-1])
+    return decoder, module.Discriminator(arguments["n_pixels"], settings.discriminator)
 
 
 def train(
@@ -89,7 +86,7 @@ def train(
 
     def step(index: Tensor) -> list[Tensor]:
         fake = samples(len(index), decoder)
-        loss, penalty = _discriminator_loss(discriminator, training[index], fake.detach())
+        loss, penalty = discriminator_loss(discriminator, training[index], fake.detach())
         update(optimisers[0], loss + settings.gradient_penalty / 2 * penalty)
         discriminator.requires_grad_(False)
         generator_loss = softplus(-discriminator(fake)).mean()
@@ -118,11 +115,3 @@ def train(
         progress=progress,
     )
     return Trained(average, history, {"last": history[-1]})
-
-
-def _discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy, and E |grad_x D(x)|^2 over the real images."""
-    real = real.clone().requires_grad_()
-    logits = discriminator(real)
-    (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return softplus(-logits).mean() + softplus(discriminator(fake)).mean(), slope.square().sum(-1).mean()

@@ -15,11 +15,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from rdcurve.state import Checkpoint
 
-__all__ = ["Progress", "Trained", "TrainingSettings", "learning_rate_factor", "train_epochs", "update"]
+__all__ = [
+    "Progress",
+    "Trained",
+    "TrainingSettings",
+    "discriminator_loss",
+    "learning_rate_factor",
+    "train_epochs",
+    "update",
+]
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -169,6 +178,17 @@ def update(optimiser: Optimizer, loss: Tensor) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
+
+
+def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a discriminator D in logits, [batch, n] -> [batch, 1]: its cross entropy in nats, and E |grad D|^2 at `real`.
+
+    The penalty on real data alone ("R1") brings an adversarial training to rest (Mescheder et al. 2018).
+    """
+    real = real.clone().requires_grad_()
+    logits = discriminator(real)
+    (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return softplus(-logits).mean() + softplus(discriminator(fake)).mean(), slope.square().sum(-1).mean()
 
 
 def _named(names: Sequence[str], values: Sequence[float]) -> str:
