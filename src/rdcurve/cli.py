@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     path(sub, "--output", "checkpoint to write")
     path(sub, "--history", "losses per epoch, CSV to write")
     path(sub, "--samples", "grid of samples from the prior, PNG to write")
+    resumable(sub)
     device(sub)
 
     sub = verb("prerun", "learn schedule, HMC step sizes and metric of a curve", "curve")

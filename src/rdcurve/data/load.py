@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rdcurve.files import FileError
 
-__all__ = ["images", "training_split"]
+__all__ = ["images", "labels", "training_split"]
 
 
 def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,8 +41,18 @@ def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = 
     raise FileError(f"{folder}: holds neither MNIST nor CIFAR-10 ({idx.name} or {names[0]} expected)")
 
 
+def labels(folder: Path, split: str) -> Tensor:
+    """Digits of the MNIST images, [n] int64, in the order of `images`."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    path = folder / ("train-labels-idx1-ubyte" if split == "train" else "t10k-labels-idx1-ubyte")
+    if not path.is_file():
+        raise FileError(f"{path}: no such file; labels are read from MNIST as it is fetched")
+    return torch.from_numpy(np.frombuffer(path.read_bytes(), np.uint8, offset=8).astype(np.int64))
+
+
 def training_split(pixels: Tensor, n_validation: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Training and validation images: a fixed permutation, the first `n_validation` for validation."""
+    """Training and validation images, or their labels: a fixed permutation, the first `n_validation` for validation."""
     if not 0 < n_validation < len(pixels):
         raise ValueError(f"n_validation must lie in 1 .. {len(pixels) - 1}, not {n_validation}")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pixels)))

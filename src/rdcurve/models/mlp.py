@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Decoder", "Encoder", "layers"]
+__all__ = ["ACTIVATIONS", "Decoder", "Discriminator", "Encoder", "layers"]
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -41,11 +41,29 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """[..., n_pixels] -> [..., 2 latent], means and log variances of q(z|x); the decoder's widths in reverse."""
+    """[..., n_pixels] -> [..., 2 latent], means and log variances of q(z|x); the decoder's widths in reverse.
 
-    def __init__(self, latent_dim: int, n_pixels: int, hidden: Sequence[int], activation: str) -> None:
+    One that is not `stochastic` returns codes [..., latent].
+    """
+
+    def __init__(
+        self, latent_dim: int, n_pixels: int, hidden: Sequence[int], activation: str, stochastic: bool = True
+    ) -> None:
         super().__init__()
-        self.layers = layers([n_pixels, *reversed(hidden), 2 * latent_dim], activation)
+        self.layers = layers([n_pixels, *reversed(hidden), (1 + stochastic) * latent_dim], activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Discriminator(nn.Module):
+    """[..., n_inputs] -> [..., 1], in logits; leaky relu between layers."""
+
+    def __init__(self, n_inputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        widths = [n_inputs, *hidden, 1]
+        stack = [part for n_in, n_out in pairwise(widths) for part in (nn.Linear(n_in, n_out), nn.LeakyReLU(0.2))]
+        self.layers = nn.Sequential(*stack[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

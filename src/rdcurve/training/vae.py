@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,24 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rdcurve.training.trained import Trained, learning_rate
+from rdcurve.state import Checkpoint
+from rdcurve.training.trained import Progress, Trained, TrainingSettings, train_epochs, update
 
 __all__ = ["Settings", "networks", "train"]
 
-Progress = Callable[[int, int], None]
 
-
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
     """How a VAE is trained."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
     variance: float  # v, of the observation model; where it is learned, its start
-    seed: int
     variance_learning_rate: float | None = None  # of log v; None: v is fixed
-    schedule: str = "constant"  # of the learning rate: constant, cosine
 
 
 def networks(module: ModuleType, arguments: Mapping[str, Any], settings: Settings) -> tuple[nn.Module, nn.Module]:
@@ -50,6 +44,7 @@ def train(
     validation: Tensor,
     settings: Settings,
     *,
+    checkpoint: Checkpoint | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Trained:
     """Train decoder and encoder together with Adam.
@@ -60,14 +55,16 @@ def train(
         training: [N, n], on the device of the networks.
         validation: [M, n].
         settings: how.
-        progress: called with (epochs done, epochs in all).
+        checkpoint: keeps the state.
+        progress: called with (steps done, steps in all).
 
     Returns:
         The decoder of the best epoch. History: epoch, train_loss and validation_loss (minus the ELBO, nats per image),
         squared_error (summed over pixels) and kl (nats), both of the validation images, and variance.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the epoch.
+        FloatingPointError: training diverged; names the step and the loss.
+        Interrupted: it was asked to stop; its state is saved.
     """
     log_variance = torch.tensor(math.log(settings.variance), dtype=training.dtype, device=training.device)
     optimiser = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], lr=settings.learning_rate)
@@ -75,39 +72,36 @@ def train(
         # Adam moves a number by its rate a step, and log v has further to go than any weight
         group = {"params": [log_variance.requires_grad_()], "lr": settings.variance_learning_rate}
         optimiser.add_param_group(group)
-    n_steps = settings.epochs * math.ceil(len(training) / settings.batch_size)
-    scheduler = learning_rate(optimiser, settings.schedule, n_steps)
     generator = torch.Generator(training.device).manual_seed(settings.seed)
-    best, best_epoch, best_loss, history = copy.deepcopy(decoder), 0, math.inf, []
-    for epoch in range(1, settings.epochs + 1):
-        order = torch.randperm(len(training), generator=generator, device=training.device)
-        total = torch.zeros((), dtype=torch.float64, device=training.device)
-        for index in order.split(settings.batch_size):
-            loss = _losses(decoder, encoder, training[index], log_variance, generator).loss
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            scheduler.step()
-            total += loss.detach().double() * len(index)
-        with torch.no_grad():
-            losses = _losses(decoder, encoder, validation, log_variance, generator)
-        train_loss, validation_loss = float(total) / len(training), float(losses.loss)
-        if not math.isfinite(train_loss + validation_loss):
-            raise FloatingPointError(f"training diverged: the loss is {train_loss} in epoch {epoch}")
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "validation_loss": validation_loss,
-                "squared_error": float(losses.squared_error),
-                "kl": float(losses.kl),
-                "variance": math.exp(log_variance.detach()),
-            }
-        )
-        if validation_loss < best_loss:
-            best, best_epoch, best_loss = copy.deepcopy(decoder), epoch, validation_loss
-        progress(epoch, settings.epochs)
-    return Trained(best, history, _facts(history[best_epoch - 1], settings))
+    best, best_loss = copy.deepcopy(decoder), torch.tensor(math.inf, dtype=torch.float64)
+
+    def step(index: Tensor) -> list[Tensor]:
+        loss = _losses(decoder, encoder, training[index], log_variance, generator).loss
+        update(optimiser, loss)
+        return [loss]
+
+    @torch.no_grad()
+    def measure() -> list[float]:
+        loss, squared_error, kl = map(float, _losses(decoder, encoder, validation, log_variance, generator))
+        if loss < best_loss:
+            best.load_state_dict(decoder.state_dict())
+            best_loss.fill_(loss)
+        return [loss, squared_error, kl, math.exp(log_variance.detach())]
+
+    history = train_epochs(
+        step,
+        measure,
+        settings,
+        losses=["train_loss"],
+        measures=["validation_loss", "squared_error", "kl", "variance"],
+        parts=[decoder, encoder, log_variance, best, best_loss],
+        optimisers=[optimiser],
+        generator=generator,
+        n_images=len(training),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return Trained(best, history, _facts(min(history, key=lambda row: row["validation_loss"]), settings))
 
 
 class _Losses(NamedTuple):
