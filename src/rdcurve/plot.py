@@ -329,7 +329,7 @@ def _draw_panel(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]], below:
 def _marked(curve: RDCurve, gaps: pd.DataFrame | None) -> list[int]:
     """Points of the curve that BDMC has been run at."""
     betas = [] if gaps is None else gaps["beta"].to_numpy()
-    return [k for k, beta in enumerate(curve.beta) if np.isclose(beta, betas, rtol=1e-6).any()]
+    return [k for k, beta in enumerate(curve.beta) if np.isclose(beta, betas, rtol=1e-9, atol=0).any()]
 
 
 def _cut_axes(row: Sequence[Axes], panels: Sequence[Panel]) -> None:
