@@ -1,10 +1,19 @@
-"""Draw rate-distortion curves: distortion across, rate in nats on a log axis, error bars on every curve."""
+"""Draw rate-distortion curves: distortion across, rate in nats on a log axis, bits per pixel on the right.
+
+Every curve is an upper bound, (D, R) in expectation on or above the true one. It is drawn with a band that sweeps the
+boxes of +-2 standard errors over the chains in D and R, and with ticks on its lower side, where the truth may lie, at
+the betas where the bound is not certified on these images (`RDCurve.certified`). Colour says the family of a model,
+shade and marker the size of its code, a dashed line that the bound is variational.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -14,132 +23,514 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import TickedStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rdcurve.curve import RDCurve
-from rdcurve.files import writing
+from rdcurve.files import FileError, writing
 
-__all__ = ["FORMATS", "draw_curve", "figure", "new_axes", "save"]
+__all__ = ["FORMATS", "NOT_CERTIFIED", "Drawn", "Panel", "draw_curve", "figure", "new_axes", "save", "style"]
 
 FORMATS = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}  # without a date
+NOT_CERTIFIED = "not certified"  # gid of the ticked parts of a curve
 _BAND = 2  # standard errors on each side
+_MARKERS = "os^DvPX*<>"
+# blue, orange, green, violet: at least 24 apart in CIELAB, in every shade, for protanopes and deuteranopes too
+_FAMILIES = ("#0173b2", "#de8f05", "#029e73", "#6a00d4")
+_DASHED = (0, (3, 1.5))
+_MARGIN = 0.05  # inches, between drawing and legend
+_BELOW = 0.45  # height of a lower panel, as a share of the upper one
+_BELOW_LABELS = {"gaps": "BDMC gap\n(nats)", "differences": "Difference\n(std. errors)"}
+
+Below = Literal["gaps", "differences"]
+Key = tuple[str, str]  # family and size, or nothing and a label
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A curve of a figure.
+
+    Attributes:
+        name: in messages.
+        curve: measured or variational.
+        label: in the legend, where the curve has no family and size.
+        family, size: give colour and shade, and the place in the legend.
+        gaps: BDMC points (beta, gap, gap_se); without rows where its distortion cannot be simulated; None where nothing
+            is to be said of BDMC.
+        exact: its closed form, drawn as a line under the measured points.
+        variational: drawn dashed; it has no certificate.
+    """
+
+    name: str
+    curve: RDCurve
+    label: str = ""
+    family: str = ""
+    size: str = ""
+    gaps: pd.DataFrame | None = None
+    exact: RDCurve | None = None
+    variational: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Curves with one key look the same, and share an entry of the legend."""
+        return (self.family, self.size) if self.family else ("", self.label)
+
+    @property
+    def uncertified(self) -> np.ndarray:
+        """[K] bool, where to draw ticks."""
+        if self.variational or self.exact is not None:
+            return np.zeros(len(self.curve.beta), dtype=bool)
+        return ~self.curve.certified
+
+    def within(self, max_distortion: float, min_rate: float) -> np.ndarray:
+        """[K] bool, which points are shown.
+
+        Raises:
+            FileError: none of them.
+        """
+        distortion, rate = self.curve.mean("distortion"), self.curve.mean("rate")
+        shown = (distortion <= max_distortion) & (rate >= min_rate) & (rate > 0)
+        if not shown.any():
+            raise FileError(
+                f"curve {self.name}: no point has a distortion of at most "
+                f"{max_distortion:g} and a rate of at least {min_rate:g} nats"
+            )
+        return shown
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes of a figure, with all that is drawn on them.
+
+    Attributes:
+        curves: on one distortion.
+        distortion_label: below the axes.
+        title: above, where there are several.
+        max_distortion, min_rate: where the axes are cut, as in the paper.
+    """
+
+    curves: Sequence[Drawn]
+    distortion_label: str
+    title: str = ""
+    max_distortion: float = math.inf
+    min_rate: float = 0.0
+
+
+def style(font_size: float) -> dict[str, Any]:
+    """Settings of matplotlib that every figure shares; sizes in points."""
+    return {
+        **sns.axes_style("ticks"),
+        "axes.prop_cycle": cycler(color=sns.color_palette("colorblind")),
+        "font.size": font_size,
+        "axes.labelsize": font_size,
+        "axes.titlesize": font_size,
+        "figure.titlesize": font_size + 1,
+        "xtick.labelsize": font_size - 1,
+        "ytick.labelsize": font_size - 1,
+        "legend.fontsize": font_size - 1,
+        "axes.linewidth": 0.6,
+        **{f"{axis}tick.{kind}.width": 0.6 for axis in "xy" for kind in ("major", "minor")},
+        **{f"{axis}tick.major.size": 3 for axis in "xy"},
+        **{f"{axis}tick.minor.size": 1.5 for axis in "xy"},
+        **{f"{axis}tick.major.pad": 2 for axis in "xy"},
+        "axes.labelpad": 3,
+    }
 
 
 def new_axes() -> Axes:
     """Empty axes for a rate-distortion plot."""
-    ax = plt.subplots()[1]
-    ax.set(xlabel="Distortion", ylabel="Rate (nats)", yscale="log")
+    with plt.rc_context(style(9)):
+        ax = plt.subplots(figsize=(4.5, 3.5), layout="constrained")[1]
+        ax.set(xlabel="Distortion", ylabel="Rate (nats)", yscale="log")
+        sns.despine(ax=ax)
     return ax
 
 
-def draw_curve(ax: Axes, curve: RDCurve, *, label: str | None = None, **style: Any) -> None:
-    """The mean curve as points joined by a line, with bars of two standard errors over the chains in R and D."""
+def draw_curve(
+    ax: Axes,
+    curve: RDCurve,
+    *,
+    label: str | None = None,
+    uncertified: np.ndarray | None = None,
+    **line: Any,
+) -> None:
+    """The mean curve, with its band of two standard errors over the chains, and ticks where it is not certified.
+
+    Points without a positive rate, which noise leaves at the smallest betas, have no place on a log axis.
+
+    Args:
+        ax: rate across on a log axis.
+        curve: with K betas.
+        label: in the legend.
+        uncertified: [K] bool, where to draw ticks; default: where `curve.certified` is False.
+        line: properties of the line, for example color, marker, linestyle.
+    """
+    uncertified = ~curve.certified if uncertified is None else uncertified
+    positive = curve.mean("rate") > 0
+    curve, uncertified = curve.at(positive), uncertified[positive]
     distortion, rate = curve.mean("distortion"), curve.mean("rate")
-    rate_error = _BAND * curve.standard_error("rate", "chains")
-    distortion_error = _BAND * curve.standard_error("distortion", "chains")
-    line = ax.plot(distortion, rate, marker="o", markersize=3, linewidth=0.8, label=label, **style)[0]
-    ax.errorbar(
-        distortion, rate, xerr=distortion_error, yerr=rate_error, fmt="none", ecolor=line.get_color(), elinewidth=0.8
-    )
+    line = {"linewidth": 1.0, "marker": "o", "markersize": 2.5, **line}
+    drawn = ax.plot(distortion, rate, label=label, **line)[0]
+    error = _BAND * np.nan_to_num(np.stack([curve.standard_error(q, "chains") for q in ("distortion", "rate")]))
+    low = np.stack([distortion - error[0], np.maximum(rate - error[1], rate / 100)])
+    high = np.stack([distortion + error[0], rate + error[1]])
+    ax.fill(*np.concatenate([low, high[:, ::-1]], 1), color=drawn.get_color(), alpha=0.25, linewidth=0)
+    for part in _runs(uncertified):
+        ax.plot(
+            distortion[part],
+            rate[part],
+            color=drawn.get_color(),
+            linewidth=0.6,
+            zorder=drawn.get_zorder() - 0.1,
+            gid=NOT_CERTIFIED,
+            path_effects=[TickedStroke(spacing=4, angle=60, length=1.1)],
+        )
 
 
 def figure(
-    curves: Mapping[str, tuple[str, RDCurve]],
-    exact: Mapping[str, RDCurve],
-    gaps: Mapping[str, pd.DataFrame],
+    panels: Sequence[Panel],
     *,
     title: str,
-    max_distortion: float,
-    distortion_label: str,
+    n_pixels: int,
     width: float,
-    height: float,
+    panel_height: float,
     font_size: float,
+    below: Below | None = None,
 ) -> Figure:
-    """A figure of the paper.
+    """A figure of the paper: panels side by side over one legend that says the largest BDMC gap of each curve.
 
     Args:
-        curves: name -> (label, measured curve).
-        exact: name -> closed-form curve, for some of them; adds a panel with the difference in standard errors.
-        gaps: name -> table of BDMC points (beta, lower, upper, gap, gap_se).
-        title: above the axes.
-        max_distortion: points to the right of it are cut, as in the paper.
-        distortion_label: below the axes.
-        width, height: inches.
-        font_size: points.
+        panels: share the axis of rates.
+        title: above all.
+        n_pixels: of an image; channels of a colour image are not counted apart.
+        width, panel_height: inches; legend and lower panels come on top of the latter.
+        font_size: points; the least text is 1.5 smaller.
+        below: a lower panel under each: "gaps" of BDMC against the rate, or "differences" in standard errors: rate and
+            distortion from the closed form, or, where there is none, log Z of each curve from the mean of the others.
+
+    Raises:
+        ValueError: curves with and without a family; more families or sizes than can be told apart.
+        FileError: a curve without a point on the axes; BDMC points at other betas than the curve's; differences of
+            curves at different betas.
     """
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={"font.size": font_size})
-    plt.rcParams["svg.hashsalt"] = "rdcurve"  # the same bytes from the same data
-    colours = sns.color_palette("colorblind", len(curves))
-    if exact:
-        drawing, (ax, below) = plt.subplots(2, 1, figsize=(width, height), height_ratios=[3, 1], layout="constrained")
-    else:
-        drawing, ax = plt.subplots(figsize=(width, height), layout="constrained")
-    open_points = False
-    for colour, (name, (label, curve)) in zip(colours, curves.items(), strict=True):
-        kept = _cut(curve, max_distortion)
-        if name in exact:
-            closed = _cut(exact[name], max_distortion)
-            ax.plot(
-                closed.mean("distortion"),
-                closed.mean("rate"),
-                color="black",
-                linewidth=1.2,
-                label="closed form",
-                zorder=1,
-            )
-            _draw_difference(below, curve, exact[name], colour)
-        worst = gaps[name].loc[gaps[name]["gap"].idxmax()]
-        certified = kept.certified
-        if curve.facts.get("n_searches") and not certified.all():  # open points: a bound, and not confirmed
-            draw_curve(ax, kept.at(~certified), color=colour, linestyle=":", markerfacecolor="white", alpha=0.6)
-            kept = kept.at(certified)
-            open_points = True
-        if not len(kept.beta):
-            continue
-        draw_curve(
-            ax,
-            kept,
-            color=colour,
-            linestyle="none" if name in exact else "-",
-            label=f"{label}\nlargest BDMC gap {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats",
+    curves = [curve for panel in panels for curve in panel.curves]
+    looks = _looks(curves)
+    with plt.rc_context(style(font_size)):
+        heights = [panel_height] if below is None else [panel_height, _BELOW * panel_height]
+        drawing, axes = plt.subplots(
+            len(heights),
+            len(panels),
+            figsize=(width, sum(heights)),
+            height_ratios=heights,
+            squeeze=False,
+            layout="constrained",
         )
-    ax.set(xlabel=distortion_label, ylabel="Rate (nats)", yscale="log", title=title)
-    bits = ax.secondary_yaxis("right", functions=(lambda nats: nats / np.log(2), lambda bits: bits * np.log(2)))
-    bits.set_ylabel("Rate (bits)")
-    ax.legend(loc="upper right", frameon=False)
-    ax.text(
-        0.02, 0.02, "upper bounds; bars: ±2 standard errors over the chains"
-        + ("\nopen points: not certified on these images" if open_points else ""),
-        transform=ax.transAxes, fontsize="small", color="0.4",
-    )  # fmt: skip
-    sns.despine(fig=drawing, right=False)
+        for ax in axes[0, 1:]:
+            ax.sharey(axes[0, 0])
+            ax.tick_params(labelleft=False)
+        for panel, column in zip(panels, axes.T, strict=True):
+            _draw_panel(column[0], panel, looks, below)
+            if below == "gaps":
+                _draw_gaps(column[1], panel, looks)
+            elif below == "differences":
+                _draw_differences(column[1], panel, looks)
+        for row, label in zip(axes, ["Rate (nats)", _BELOW_LABELS.get(below or "", "")], strict=False):
+            row[0].set_ylabel(label)
+        _cut_axes(axes[0], panels)
+        sns.despine(fig=drawing)
+        _bits_per_pixel(axes[0, -1], n_pixels)
+        if len(panels) > 1:
+            for panel, ax in zip(panels, axes[0], strict=True):
+                ax.set_title(panel.title)
+        drawing.suptitle(title)
+        _legend_below(drawing, curves, looks, _note(curves, below), sum(heights), font_size)
     return drawing
 
 
 def save(drawing: Figure, paths: Sequence[Path], dpi: int) -> None:
     """Write the figure in the formats that the suffixes say, byte-equal for equal data."""
-    for path in paths:
-        with writing(path) as temporary:
-            drawing.savefig(temporary, dpi=dpi, metadata=FORMATS[path.suffix])
+    with plt.rc_context({"svg.hashsalt": "rdcurve"}):
+        for path in paths:
+            with writing(path) as temporary:
+                drawing.savefig(temporary, dpi=dpi, metadata=FORMATS[path.suffix])
     plt.close(drawing)
 
 
-def _draw_difference(ax: Axes, curve: RDCurve, exact: RDCurve, colour: Any) -> None:
-    for quantity, marker in (("rate", "o"), ("distortion", "x")):
-        error = curve.standard_error(quantity, "chains")
-        difference = (curve.mean(quantity) - exact.mean(quantity)) / error
-        ax.plot(curve.beta, difference, marker, markersize=3.5, color=colour, label=quantity)
-    ax.axhspan(-3, 3, color="0.93", zorder=0)
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(xscale="log", xlabel=r"$\beta$", ylabel="AIS − exact\n(std. errors)")
+def _looks(curves: Sequence[Drawn]) -> dict[Key, dict[str, Any]]:
+    """Colour and marker of each key: by family and size, or of its own."""
+    if len({bool(curve.family) for curve in curves}) > 1:
+        raise ValueError("all curves of a figure have a family, or none has")
+    families, sizes = (list(dict.fromkeys(part)) for part in zip(*(curve.key for curve in curves), strict=True))
+    if not curves[0].family:
+        palette = sns.color_palette("colorblind")
+        if len(sizes) > len(palette):
+            raise ValueError(f"{len(sizes)} curves without a family; at most {len(palette)} can be told apart")
+        return {("", size): {"color": palette[i], "marker": _MARKERS[i]} for i, size in enumerate(sizes)}
+    if len(families) > len(_FAMILIES) or len(sizes) > len(_MARKERS):
+        raise ValueError(
+            f"{len(families)} families with {len(sizes)} sizes; at most {len(_FAMILIES)} with {len(_MARKERS)} can be "
+            "told apart"
+        )
+    looks = {}
+    for i, family in enumerate(families):
+        if len(families) == 1:
+            shades = sns.color_palette("viridis_r", len(sizes) + 1)[1:]  # its first yellow is too pale
+        else:
+            tones = np.linspace(0.5, -0.3, len(sizes)) if len(sizes) > 1 else [0.0]
+            shades = [_shade(to_rgb(_FAMILIES[i]), tone) for tone in tones]
+        for size, shade, marker in zip(sizes, shades, _MARKERS, strict=False):
+            looks[family, size] = {"color": shade, "marker": marker}
+    drawn = {curve.key for curve in curves}
+    return {key: look for key, look in looks.items() if key in drawn}
+
+
+def _shade(colour: tuple[float, float, float], tone: float) -> tuple[float, ...]:
+    """Towards white with tone up to 1, towards black down to -1."""
+    return tuple((1 - abs(tone)) * channel + max(tone, 0) for channel in colour)
+
+
+def _runs(mask: np.ndarray) -> list[np.ndarray]:
+    """Indices of the pieces of a curve that a mask of its points takes out, with the neighbours that end them.
+
+    Examples:
+        >>> [run.tolist() for run in _runs(np.array([False, True, False, False, False, True]))]
+        [[0, 1, 2], [4, 5]]
+    """
+    reached = np.flatnonzero(mask[:-1] | mask[1:])  # segments k .. k + 1
+    pieces = np.split(reached, np.flatnonzero(np.diff(reached) > 1) + 1)
+    return [np.append(piece, piece[-1] + 1) for piece in pieces if len(piece)]
+
+
+def _draw_panel(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]], below: Below | None) -> None:
+    for drawn in panel.curves:
+        shown = drawn.within(panel.max_distortion, panel.min_rate)
+        shown[:-1] |= shown[1:]  # and the next one, so that the line leaves the axes where they are cut
+        curve = drawn.curve.at(shown)
+        line = dict(looks[drawn.key])
+        if drawn.exact is not None:
+            exact = drawn.exact.at(drawn.exact.mean("distortion") <= curve.mean("distortion").max())
+            ax.plot(exact.mean("distortion"), exact.mean("rate"), color="black", linewidth=0.9, label="closed form")
+            line |= {"linestyle": "none"}
+        else:
+            line |= {"markevery": _marked(curve, drawn.gaps) if below == "gaps" else 0.15}
+        if drawn.variational:
+            line |= {"linestyle": _DASHED}
+        draw_curve(ax, curve, label=drawn.name, uncertified=drawn.uncertified[shown], **line)
+    ax.set(xlabel=panel.distortion_label, yscale="log")
+
+
+def _marked(curve: RDCurve, gaps: pd.DataFrame | None) -> list[int]:
+    """Points of the curve that BDMC has been run at."""
+    betas = [] if gaps is None else gaps["beta"].to_numpy()
+    return [k for k, beta in enumerate(curve.beta) if np.isclose(beta, betas, rtol=1e-9, atol=0).any()]
+
+
+def _cut_axes(row: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """Cut the axes as the panels say; elsewhere leave a margin around the points."""
+    rates = []
+    for ax, panel in zip(row, panels, strict=True):
+        distortions = []
+        for drawn in panel.curves:
+            shown = drawn.within(panel.max_distortion, panel.min_rate)
+            rates.append(drawn.curve.mean("rate")[shown])
+            distortions.append(drawn.curve.mean("distortion")[shown])
+        low, high = np.concatenate(distortions).min(), np.concatenate(distortions).max()
+        high = panel.max_distortion if math.isfinite(panel.max_distortion) else high + 0.03 * (high - low)
+        ax.set_xlim(low - 0.04 * (high - low), high)
+    low, high = np.concatenate(rates).min(), np.concatenate(rates).max()
+    least = min(panel.min_rate for panel in panels)
+    row[0].set_ylim(least if least > 0 else low / 1.15, high * 1.15)
+    _log_ticks(row[0].yaxis)
+
+
+def _log_ticks(axis: Axis) -> None:
+    """Plain numbers at the decades, and between them where there are few."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _bits_per_pixel(ax: Axes, n_pixels: int) -> None:
+    right = ax.twinx()
+    right.set(yscale="log", ylabel="Rate (bits per pixel)", ylim=np.array(ax.get_ylim()) / (np.log(2) * n_pixels))
+    _log_ticks(right.yaxis)
+    sns.despine(ax=right, right=False)
+
+
+def _draw_gaps(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None:
+    """BDMC gaps with bars of two standard errors, at the rates of their betas."""
+    for drawn in panel.curves:
+        if drawn.gaps is None or drawn.gaps.empty:
+            continue
+        marked, gaps = _marked(drawn.curve, drawn.gaps), drawn.gaps.sort_values("beta")
+        if len(marked) != len(gaps):
+            raise FileError(f"curve {drawn.name}: of {len(gaps)} BDMC points, {len(marked)} are at betas of the curve")
+        rate, look = drawn.curve.mean("rate")[marked], looks[drawn.key]
+        ax.errorbar(
+            rate,
+            gaps["gap"],
+            _BAND * gaps["gap_se"],
+            color=look["color"],
+            marker=look["marker"],
+            markersize=2.5,
+            linestyle="none",
+            elinewidth=0.7,
+        )
+    ax.axhline(0, color="black", linewidth=0.5, zorder=0)
+    ax.set(xscale="log", xlabel="Rate (nats)")
+    _log_ticks(ax.xaxis)
+
+
+def _draw_differences(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None:
+    """In standard errors: rate and distortion less the closed form, or log Z less the mean of the other curves."""
+    for drawn in panel.curves:
+        references = [c.curve for c in panel.curves if c is not drawn] if drawn.exact is None else [drawn.exact]
+        if any(not np.array_equal(drawn.curve.beta, r.beta) for r in references) or not references:
+            raise FileError(f"curve {drawn.name}: nothing to compare it with at the same betas")
+        for quantity, mark in (("log_z", "-"),) if drawn.exact is None else (("rate", "o"), ("distortion", "x")):
+            variance = [c.standard_error(quantity, "chains") ** 2 for c in (drawn.curve, *references)]
+            error = np.sqrt(variance[0] + np.sum(variance[1:], 0) / len(references) ** 2)
+            difference = drawn.curve.mean(quantity) - np.mean([c.mean(quantity) for c in references], 0)
+            ax.plot(
+                drawn.curve.beta,
+                difference / error,
+                mark,
+                markersize=2.5,
+                markeredgewidth=0.6,
+                linewidth=0.7,
+                color=looks[drawn.key]["color"],
+            )
+    ax.axhspan(-3, 3, color="0.93", zorder=0, linewidth=0)
+    ax.axhline(0, color="black", linewidth=0.5, zorder=1)
+    ax.set(xscale="log", xlabel=r"$\beta$")
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, -4), max(high, 4))  # never cut off a point that is far out
-    ax.legend(loc="upper left", ncols=2, frameon=False, borderpad=0)
 
 
-def _cut(curve: RDCurve, max_distortion: float) -> RDCurve:
-    keep = curve.mean("distortion") <= max_distortion
-    if not keep.any():
-        raise ValueError(f"no point of the curve has a distortion of at most {max_distortion}")
-    return curve.at(keep)
+def _note(curves: Sequence[Drawn], below: Below | None) -> str:
+    """What the marks mean."""
+    parts = ["Upper bounds, with bands of ±2 standard errors over the chains"]
+    if any(curve.uncertified.any() for curve in curves):
+        parts.append("ticks: not certified on these images")
+    if any(curve.variational for curve in curves):
+        parts.append("dashed: variational")
+    tables = [curve.gaps for curve in curves if curve.gaps is not None]
+    if any(not table.empty for table in tables):
+        parts.append("numbers: largest BDMC gap ±\N{NO-BREAK SPACE}its standard error, nats")
+    if any(table.empty for table in tables):
+        parts.append("no BDMC: no data can be simulated from this distortion")
+    if below == "gaps":
+        parts.append("below: BDMC gaps ±2 standard errors, at the marked betas")
+    if below == "differences":
+        closed = any(curve.exact is not None for curve in curves)
+        parts.append(
+            "below: rate (o) and distortion (×) less the closed form"
+            if closed
+            else "below: log\N{NO-BREAK SPACE}Z less the mean of the others"
+        )
+    return "; ".join(parts) + "."
+
+
+def _gap_text(curves: Sequence[Drawn], key: Key) -> str:
+    """Largest BDMC gaps of the curves with a key, one after another."""
+    texts = []
+    for gaps in (curve.gaps for curve in curves if curve.key == key):
+        if gaps is not None and gaps.empty:
+            texts.append("no BDMC")
+        elif gaps is not None:
+            worst = gaps.loc[gaps["gap"].idxmax()]
+            texts.append(f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}")
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _legend_below(
+    drawing: Figure,
+    curves: Sequence[Drawn],
+    looks: dict[Key, dict[str, Any]],
+    note: str,
+    height: float,
+    font_size: float,
+) -> None:
+    """Legend and note under the panels, where they hide nothing; the figure grows by their height, inches."""
+    width = drawing.get_figwidth()
+    room = width - 2 * _MARGIN
+    size = font_size - 1.5
+    text = drawing.text(_MARGIN / width, 0, "", fontsize=size, color="0.35", va="bottom", linespacing=1.15)
+    for n_letters in range(int(room * 72 / (0.35 * size)), 0, -1):  # no text has letters narrower than that
+        text.set_text(textwrap.fill(note, n_letters))
+        if _extent(text)[0] <= room:
+            break
+    note_height = _extent(text)[1] + 2 * _MARGIN
+    for entries, n_columns, heading in _legends(curves, looks):
+        legend = drawing.legend(
+            handles=entries,
+            ncols=n_columns,
+            title=heading,
+            title_fontsize=font_size - 1,
+            loc="lower center",
+            frameon=False,
+            borderpad=0.2,
+            borderaxespad=0,
+            labelspacing=0.25,
+            columnspacing=0.8,
+            handlelength=1.6,
+            handletextpad=0.4,
+        )
+        if n_columns == 1 or _extent(legend)[0] <= room:
+            break
+        legend.remove()
+    bottom = note_height + _extent(legend)[1] + _MARGIN
+    drawing.set_figheight(height + bottom)
+    text.set_y(_MARGIN / (height + bottom))
+    legend.set_bbox_to_anchor((0.5, note_height / (height + bottom)), transform=drawing.transFigure)
+    drawing.get_layout_engine().set(rect=(0, bottom / (height + bottom), 1, height / (height + bottom)))
+
+
+def _legends(
+    curves: Sequence[Drawn], looks: dict[Key, dict[str, Any]]
+) -> Iterator[tuple[list[Line2D], int, str | None]]:
+    """Entries column by column, number of columns and heading of the legends to try, from wide to narrow.
+
+    Families by sizes make a table of BDMC gaps, anything else a list of names with their gaps.
+    """
+    families, sizes = (list(dict.fromkeys(part)) for part in zip(*looks, strict=True))
+    exact = any(curve.exact is not None for curve in curves)
+    if len(families) > 1 and len(sizes) > 1 and not exact:
+        table = [_entry("code"), *(_entry(size) for size in sizes)]
+        for family in families:
+            table.append(_entry(family))
+            for key in ((family, size) for size in sizes):
+                table.append(_entry(_gap_text(curves, key) or "–", _line(curves, key), **looks[key])
+                             if key in looks else _entry(""))  # fmt: skip
+        yield table, len(families) + 1, None
+    entries = [_entry("closed form", "-", color="black")] if exact else []
+    for key, look in looks.items():
+        name = key[1] if len(families) == 1 else " ".join(key)
+        gap = _gap_text(curves, key)
+        entries.append(_entry(f"{name}: {gap}" if gap else name, _line(curves, key), **look))
+    for n_columns in range(min(len(entries), 4), 0, -1):
+        yield entries, n_columns, families[0] if len(families) == 1 and families[0] else None
+
+
+def _entry(label: str, linestyle: Any = "none", **look: Any) -> Line2D:
+    return Line2D([], [], linewidth=1.0, markersize=2.5, linestyle=linestyle, label=label, **look)
+
+
+def _line(curves: Sequence[Drawn], key: Key) -> Any:
+    """Line style of a key."""
+    ours = [curve for curve in curves if curve.key == key]
+    return "none" if ours[0].exact is not None else _DASHED if ours[0].variational else "-"
+
+
+def _extent(artist: Artist) -> tuple[float, float]:
+    """Width and height, inches."""
+    box = artist.get_window_extent()
+    return box.width / artist.figure.dpi, box.height / artist.figure.dpi

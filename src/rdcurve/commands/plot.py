@@ -1,50 +1,135 @@
-"""rdcurve plot: curves, gaps and closed forms -> a figure, as SVG, PDF and PNG."""
+"""rdcurve plot: curves, gaps and closed forms -> a figure, as SVG, PDF and PNG.
+
+An entry of `figures` in params.yaml says what is drawn; its `kind` says how, and is a key of `KINDS`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError
-from rdcurve.plot import FORMATS, figure, save
+from rdcurve.plot import FORMATS, Drawn, Panel, figure, save
 
-_LABELS = {
+__all__ = ["DISTORTION_LABELS", "KINDS", "N_PIXELS", "run"]
+
+DISTORTION_LABELS = {
     "squared_error": "Distortion (squared error)",
     "gaussian_nll": "Distortion (negative log-likelihood, nats)",
+    "deep_features": "Distortion (squared error of deep features)",
+    "ssim": "Distortion (1 − SSIM)",
+    "ms_ssim": "Distortion (1 − MS-SSIM)",
 }
+N_PIXELS = {"mnist": 28 * 28, "cifar10": 32 * 32}  # of an image; the three channels of a colour image are one pixel
+
+Entry = Mapping[str, Any]
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
-    entry, style = params["figures"][args.name], params["plot"]
-    curves = {
-        name: (label, RDCurve.load(args.curves / f"{name}.safetensors")) for name, label in entry["curves"].items()
-    }
-    exact = {name: RDCurve.load(args.exact / f"{name}.safetensors") for name in curves if name in params["closed_form"]}
-    gaps = {}
-    for name in curves:
-        path = args.bdmc / f"{name}.csv"
-        try:
-            gaps[name] = pd.read_csv(path)
-        except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
-    kinds = {curve.facts["settings"]["distortion"]["name"] for _, curve in curves.values()}
-    if len(kinds) > 1:
-        raise FileError(f"{args.name}: curves with different distortions cannot share axes: {', '.join(sorted(kinds))}")
-    drawing = figure(
-        curves,
-        exact,
-        gaps,
-        title=entry["title"],
-        max_distortion=entry["max_distortion"],
-        distortion_label=_LABELS[kinds.pop()],
-        width=style["width"],
-        height=style["height"],
-        font_size=style["font_size"],
-    )
+    entry, look = params["figures"][args.name], params["plot"]
+    drawing = KINDS[entry.get("kind", "curves")](args, entry, params)
     args.guard.check()
     paths = [args.output.with_suffix(suffix) for suffix in FORMATS]
-    save(drawing, paths, style["dpi"])
+    save(drawing, paths, look["dpi"])
     print(f"{args.name}: {', '.join(map(str, paths))}")
+
+
+def curves(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
+    """Rate-distortion curves, on one panel or on several."""
+    look = params["plot"]
+    parts = entry.get("panels", {"": entry})
+    panels = [_panel(args, title, {**entry, **part}, params["closed_form"]) for title, part in parts.items()]
+    drawn = {item.name: item.curve for panel in panels for item in panel.curves}
+    return figure(
+        panels,
+        title=entry["title"],
+        n_pixels=N_PIXELS[_common(args.name, drawn, "dataset")],
+        width=look["column_width" if len(panels) == 1 else "page_width"],
+        panel_height=look["panel_height"],
+        font_size=look["font_size"],
+        below=entry.get("below"),
+    )
+
+
+def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
+    """Test images, and what the models of some curves make of them at one beta or rate."""
+    from rdcurve import grids
+    from rdcurve.data.load import images
+    from rdcurve.models.checkpoint import load_decoder
+
+    look, n = params["plot"], entry["n_images"]
+    measured = {name: RDCurve.load(_folder(args, "curves") / f"{name}.safetensors") for name in entry["curves"]}
+    dataset = _common(args.name, measured, "dataset")
+    rows = []
+    for name, curve in measured.items():
+        model = _common(args.name, {name: curve}, "model")
+        loaded = load_decoder(_folder(args, "decoders") / f"{model}.safetensors")
+        k = grids.nearest(curve, beta=entry.get("beta"), rate=entry.get("rate"))
+        shown = grids.reconstruct(curve, loaded.decoder, k, n)
+        numbers = (float(values[k]) for values in (curve.beta, curve.mean("rate"), curve.mean("distortion")))
+        rows.append(grids.Row(entry["curves"][name], shown, *numbers))
+    originals = images(_folder(args, "data") / dataset, "test", n).numpy()
+    return grids.figure(originals, rows, title=entry["title"], width=look["page_width"], font_size=look["font_size"])
+
+
+KINDS: dict[str, Callable[[argparse.Namespace, Entry, Entry], Figure]] = {
+    "curves": curves,
+    "reconstructions": reconstructions,
+}
+
+
+def _panel(args: argparse.Namespace, title: str, entry: Entry, closed_form: Iterable[str]) -> Panel:
+    drawn = []
+    for name, look in entry.get("curves", {}).items():
+        file = f"{name}.safetensors"
+        exact = RDCurve.load(_folder(args, "exact") / file) if name in closed_form else None
+        gaps = _gaps(_folder(args, "bdmc") / f"{name}.csv")
+        drawn.append(Drawn(name, RDCurve.load(_folder(args, "curves") / file), **_look(look), gaps=gaps, exact=exact))
+    for name, look in entry.get("variational", {}).items():
+        curve = RDCurve.load(_folder(args, "variational") / f"{name}.safetensors")
+        drawn.append(Drawn(name, curve, **_look(look), variational=True))
+    distortion = _common(args.name, {item.name: item.curve for item in drawn}, "distortion")["name"]
+    cut = {key: entry[key] for key in ("max_distortion", "min_rate") if key in entry}
+    return Panel(drawn, DISTORTION_LABELS[distortion], title, **cut)
+
+
+def _look(entry: str | Entry) -> dict[str, str]:
+    """How params.yaml names a curve: with a label, or with family and size."""
+    return {"label": entry} if isinstance(entry, str) else {key: str(value) for key, value in entry.items()}
+
+
+def _folder(args: argparse.Namespace, option: str) -> Path:
+    folder = getattr(args, option)
+    if folder is None:
+        raise FileError(f"{args.name} cannot be drawn without --{option}")
+    return folder
+
+
+def _gaps(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
+
+
+def _common(figure: str, measured: Mapping[str, RDCurve], key: str) -> Any:
+    """The setting that all curves have in common."""
+    found = {}
+    for name, curve in measured.items():
+        settings = curve.facts.get("settings", {})
+        if key not in settings:
+            raise FileError(f"{figure}: the file of curve {name} does not say its {key}")
+        found[name] = settings[key]
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise FileError(
+                f"{figure}: {first} and {other} cannot share axes, for their {key} is {found[first]} and {found[other]}"
+            )
+    return found[first]
