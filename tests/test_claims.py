@@ -172,6 +172,14 @@ def test_gap_at_most(gap, se, n_images, expected):
     assert found.decisive.where == "beta = 10"
 
 
+@pytest.mark.parametrize(("n_betas", "expected"), [(1, "reproduced"), (40, "undecided")])
+def test_the_more_comparisons_the_more_each_must_show(n_betas, expected):
+    """2.7 standard errors inside the limit: enough for one comparison at 1 % (2.4), not for one of 40 (3.7)."""
+    gaps = {"a": pd.DataFrame({"beta": np.arange(1, n_betas + 1), "gap": 0.4, "gap_se": 0.05})}
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537, "n_images": 50}, {}, gaps)
+    assert found.verdict == expected
+
+
 def test_where_a_curve_is_not_certified_only_one_side_is_believed():
     """A curve of AIS is a bound from above: that it lies below another can be believed, that it lies above cannot."""
     sure, loose = measured(seed=2), doubted(measured(0.8, seed=1), slice(None))
