@@ -1,0 +1,71 @@
+"""rdcurve claims: curves, variational curves and BDMC tables -> what a figure of the paper says, decided."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import pandas as pd
+
+from rdcurve.claims import Decision, decide, names
+from rdcurve.comparison import MeanCurve
+from rdcurve.curve import RDCurve
+from rdcurve.files import FileError, write_json, writing
+
+
+def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    entry = params["claims"][args.name]
+    needed = names(entry)
+    curves = {
+        name: MeanCurve.measured(name, RDCurve.load(args.curves / f"{name}.safetensors")) for name in needed["curves"]
+    }
+    curves |= {
+        name: MeanCurve.bound(name, RDCurve.load(args.variational / f"{name}.safetensors"))
+        for name in needed["variational"]
+    }
+    gaps = {}
+    for name in needed["bdmc"]:
+        path = args.bdmc / f"{name}.csv"
+        try:
+            gaps[name] = pd.read_csv(path)[["beta", "gap", "gap_se"]]
+        except (OSError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
+    decisions = decide(entry, curves, gaps)
+    args.guard.check()
+    write_json(args.output, {decision.id: _summary(decision) for decision in decisions})
+    table = pd.DataFrame(
+        [{"claim": decision.id, **comparison.row()} for decision in decisions for comparison in decision.comparisons]
+    )
+    with writing(args.table) as temporary:
+        table.to_csv(temporary, index=False)
+    for decision in decisions:
+        print(_text(decision))
+
+
+def _summary(decision: Decision) -> dict[str, Any]:
+    """What DVC shows of a claim: its verdict, and the comparison that settles it."""
+    decisive = decision.decisive
+    value = math.nan if decisive.difference is None else decisive.difference.value
+    return {
+        "verdict": decision.verdict,
+        "difference": value if math.isfinite(value) else None,
+        "standard_error": decisive.standard_error if math.isfinite(decisive.standard_error) else None,
+        "unit": decisive.unit,
+        "decisive": decisive.title,
+        "reason": decisive.reason,
+        "comparisons": len(decision.comparisons),
+        **decision.counts(),
+        "statement": decision.statement,
+    }
+
+
+def _text(decision: Decision) -> str:
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in decision.counts().items() if n)
+    lines = [f"{decision.verdict.upper()}  {decision.id}: {decision.statement}", f"  comparisons: {counts}"]
+    for comparison in decision.comparisons:
+        x = comparison.difference
+        value = "-" if x is None else f"{x.value:+.4f} ± {comparison.standard_error:.4f} {comparison.unit}"
+        reason = f"  ({comparison.reason})" if comparison.reason else ""
+        lines.append(f"  {comparison.verdict:<15}{comparison.title:<50}{value}{reason}")
+    return "\n".join(lines)

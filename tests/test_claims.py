@@ -1,0 +1,387 @@
+"""Verdicts on known curves: right where things are clear, open where they are not, wrong as rarely as stated."""
+
+import argparse
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+from synthetic import BETAS, decoder, doubted, images, linear_curve, raised, rotation, scaled
+
+from rdcurve.claims import decide, names
+from rdcurve.commands import claims as command
+from rdcurve.commands import scorecard as scorecard_command
+from rdcurve.comparison import MeanCurve
+from rdcurve.files import FileError
+from rdcurve.scorecard import counts, markdown, scorecard
+
+RULE = {
+    "windows": {"low": [0.5, 3.0], "mid": [3.0, 12.0], "high": [12.0, 24.0]},
+    "margin": 0.05,
+    "false_decision_rate": 0.01,
+    "least_coverage": 0.5,
+    "prolong": 0.01,
+    "n_betas": 5,
+}
+X = images(1)
+
+
+def measured(factor=1.0, seed=0, noise=0.05, x=X, weight=None):
+    """The same decoder, measured by other chains, with all distortions times `factor`."""
+    return scaled(linear_curve(decoder(0) if weight is None else weight, x, noise=noise, seed=seed), factor)
+
+
+def verdict(claim, curves, gaps=None, rule=RULE):
+    """Decision on one claim; curves [name -> RDCurve], those named after a bound as bounds."""
+    entry = rule | {"claims": [{"id": "c", "statement": "s", "windows": ["low", "mid", "high"]} | claim]}
+    mean_curves = {
+        name: (MeanCurve.bound if "bound" in name else MeanCurve.measured)(name, curve)
+        for name, curve in curves.items()
+    }
+    return decide(entry, mean_curves, gaps or {})[0]
+
+
+PAIR = [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "expected"),
+    [
+        ("below", 0.8, "reproduced"),
+        ("below", 1.25, "not reproduced"),
+        ("below", 1.0, "undecided"),
+        ("no_worse", 0.8, "reproduced"),
+        ("no_worse", 1.0, "reproduced"),
+        ("no_worse", 1.25, "not reproduced"),
+        ("no_worse", np.exp(0.05), "undecided"),
+        ("same", 1.0, "reproduced"),
+        ("same", 1.25, "not reproduced"),
+        ("same", 0.8, "not reproduced"),
+        ("same", np.exp(-0.05), "undecided"),
+        ("reaches_lower", 0.8, "reproduced"),
+        ("reaches_lower", 1.25, "not reproduced"),
+    ],
+)
+def test_pairs(kind, factor, expected):
+    """Differences of 20 % with an error under 1 % are sure; those on the limit itself are not."""
+    found = verdict({"kind": kind, "pairs": PAIR}, {"a": measured(factor, seed=1), "b": measured(seed=2)})
+    assert found.verdict == expected, found
+    assert {comparison.verdict for comparison in found.comparisons} <= {expected, "reproduced"}
+    assert found.decisive.difference.value == pytest.approx(np.log(factor), abs=0.02)
+
+
+def test_equal_is_never_what_is_merely_not_significant():
+    noisy = {"a": measured(seed=1, noise=3.0), "b": measured(seed=2, noise=3.0)}
+    found = verdict({"kind": "same", "pairs": PAIR, "windows": ["low"]}, noisy)
+    (comparison,) = found.comparisons
+    assert abs(comparison.difference.value) < 2 * comparison.standard_error
+    assert found.verdict == "undecided"
+    assert comparison.reason == "the error bar reaches across a limit"
+    wide = verdict({"kind": "same", "pairs": PAIR, "windows": ["low"], "margin": 5.0}, noisy)
+    assert wide.verdict == "reproduced"
+
+
+def test_identical_curves_are_the_same_and_not_below():
+    curve = measured()
+    assert verdict({"kind": "same", "pairs": PAIR}, {"a": curve, "b": curve}).verdict == "reproduced"
+    found = verdict({"kind": "below", "pairs": PAIR}, {"a": scaled(curve, 1.1), "b": curve})
+    assert found.verdict == "not reproduced"
+    assert found.decisive.standard_error < 1e-9
+
+
+def test_every_part_is_reported_and_one_refutes_the_whole():
+    """Two decoders whose curves cross: the smaller code costs less at a low rate."""
+    weight = decoder(0, latent_dim=8)
+    small, large = (linear_curve(w, X, noise=0.05, seed=k) for k, w in enumerate((weight[:, :2], weight)))
+    curves = {"small": small, "large": large, "copy": measured(weight=weight, seed=5)}
+    found = verdict({"kind": "below", "pairs": [["large", "small"], ["large", "copy"]]}, curves)
+    parts = {(c.to, c.where): c.verdict for c in found.comparisons}
+    assert parts["small", "high"] == "reproduced"
+    assert parts["small", "low"] == "not reproduced"
+    assert parts["copy", "mid"] == "undecided"
+    assert found.verdict == "not reproduced"
+    assert found.counts() == {"reproduced": 2, "not reproduced": 1, "undecided": 3}
+    assert found.decisive.title == "large − small, low"
+    without = verdict({"kind": "below", "pairs": [["large", "small"], ["large", "copy"]], "windows": ["high"]}, curves)
+    assert without.verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "variants", "expected"),
+    [
+        ([1.0, 0.6, 0.3], [1.0, 1.01, 0.99], "reproduced"),
+        ([1.0, 0.6, 0.3], [1.0, 1.5, 0.7], "not reproduced"),  # not nearly the same, though size still counts for more
+        ([1.0, 1.01, 0.99], [1.0, 1.5, 0.7], "not reproduced"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "undecided"),
+    ],
+)
+def test_spread_within_sizes_against_between(sizes, variants, expected):
+    curves = {
+        f"{i}{j}": measured(size * variant, seed=3 * i + j)
+        for i, size in enumerate(sizes)
+        for j, variant in enumerate(variants)
+    }
+    groups = [[f"{i}{j}" for j in range(3)] for i in range(3)]
+    found = verdict({"kind": "within_spread", "groups": groups}, curves)
+    assert found.verdict == expected, found
+    assert len(found.comparisons) == 6
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.1, "reproduced"), (1.9, "not reproduced"), (1.5, "undecided")])
+def test_smaller_margin(factor, expected):
+    """Bounds above curves: for one model by `factor` in distortion, for another by 1.5."""
+    curves = {"v": measured(seed=1), "g": measured(2.0, seed=2)}
+    curves |= {"v_bound": measured(factor, seed=3), "g_bound": measured(3.0, seed=4)}
+    margins = [{"smaller": ["v_bound", "v"], "larger": ["g_bound", "g"]}]
+    assert verdict({"kind": "smaller_margin", "margins": margins}, curves).verdict == expected
+
+
+@pytest.mark.parametrize("at", ["beta", "distortion"])
+@pytest.mark.parametrize(
+    ("nats", "limit", "margin", "expected"),
+    [
+        (0.5, 1.0, 0.0, "reproduced"),
+        (1.0, 1.0, 0.2, "reproduced"),
+        (1.0, 1.0, 0.0, "undecided"),
+        (1.5, 1.0, 0.2, "not reproduced"),
+    ],
+)
+def test_excess_at_most(at, nats, limit, margin, expected):
+    curves = {"a": raised(measured(seed=1), nats), "b": measured(seed=2)}
+    claim = {"kind": "excess_at_most", "at": at, "margin": margin, "excesses": [{"pair": ["a", "b"], "limit": limit}]}
+    found = verdict(claim, curves)
+    assert found.verdict == expected, found
+    assert len(found.comparisons) == RULE["n_betas"]
+
+
+@pytest.mark.parametrize(
+    ("gap", "se", "n_images", "expected"),
+    [
+        (0.2, 0.05, 50, "reproduced"),
+        (0.9, 0.05, 50, "not reproduced"),
+        (0.5, 0.05, 50, "undecided"),
+        (0.3, 0.05, 3, "undecided"),  # two degrees of freedom
+    ],
+)
+def test_gap_at_most(gap, se, n_images, expected):
+    gaps = {"a": pd.DataFrame({"beta": [1.0, 10.0], "gap": [0.1, gap], "gap_se": [0.01, se]})}
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537, "n_images": n_images}, {}, gaps)
+    assert found.verdict == expected
+    assert found.decisive.where == "beta = 10"
+
+
+@pytest.mark.parametrize(("n_betas", "expected"), [(1, "reproduced"), (40, "undecided")])
+def test_the_more_comparisons_the_more_each_must_show(n_betas, expected):
+    """2.7 standard errors inside the limit: enough for one comparison at 1 % (2.4), not for one of 40 (3.7)."""
+    gaps = {"a": pd.DataFrame({"beta": np.arange(1, n_betas + 1), "gap": 0.4, "gap_se": 0.05})}
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537, "n_images": 50}, {}, gaps)
+    assert found.verdict == expected
+
+
+def test_where_a_curve_is_not_certified_only_one_side_is_believed():
+    """A curve of AIS is a bound from above: that it lies below another can be believed, that it lies above cannot."""
+    sure, loose = measured(seed=2), doubted(measured(0.8, seed=1), slice(None))
+    below = {"kind": "below", "pairs": PAIR}
+    assert verdict(below, {"a": loose, "b": sure}).verdict == "reproduced"
+    found = verdict(below, {"a": scaled(loose, 2.0), "b": sure})
+    assert found.verdict == "undecided"
+    assert found.decisive.reason == "not certified here: a"
+    found = verdict(below, {"a": scaled(sure, 0.5), "b": loose})
+    assert (found.verdict, found.decisive.reason) == ("undecided", "not certified here: b")
+    assert verdict(below, {"a": sure, "b": scaled(loose, 0.5)}).verdict == "not reproduced"
+    found = verdict({"kind": "same", "pairs": PAIR}, {"a": scaled(loose, 1.25), "b": sure})
+    assert found.verdict == "undecided"
+    assert verdict({"kind": "reaches_lower", "pairs": PAIR}, {"a": loose, "b": sure}).verdict == "reproduced"
+    bounds = {"a_bound": loose, "b": scaled(sure, 0.5)}  # a variational bound is what it is
+    assert verdict({"kind": "below", "pairs": [["b", "a_bound"]]}, bounds).verdict == "reproduced"
+
+
+def test_uncertified_betas_do_not_enter():
+    """Wild values at a few betas that no determination confirms; the rest of the window decides."""
+    curve, other = measured(0.8, seed=1), measured(seed=2)
+    wild = doubted(curve, slice(7, 8))
+    wild = replace(wild, rate=wild.rate + 3 * (wild.doubt > 0))
+    claim = {"kind": "below", "pairs": PAIR, "windows": ["mid"]}
+    found, clean = (verdict(claim, {"a": a, "b": other}).decisive for a in (wild, curve))
+    assert found.verdict == clean.verdict == "reproduced"
+    assert found.difference.holds_below
+    assert found.difference.value == pytest.approx(clean.difference.value, abs=0.02)
+
+
+def test_what_is_not_measured_is_undecided_with_the_reason():
+    short = measured(0.5, seed=1).at(slice(0, 10))
+    found = verdict({"kind": "below", "pairs": PAIR}, {"a": short, "b": measured(seed=2)})
+    by_window = {c.where: c for c in found.comparisons}
+    assert by_window["low"].verdict == "reproduced"
+    assert by_window["high"].verdict == "undecided"
+    assert "too little of 12 .. 24 nats is measured: a 0." in by_window["high"].reason
+    assert found.verdict == "undecided"
+    claim = {"kind": "excess_at_most", "at": "beta", "margin": 0.0, "excesses": [{"pair": PAIR[0], "limit": 1.0}]}
+    found = verdict(claim, {"a": short.at(slice(0, 3)), "b": measured()})
+    assert (found.verdict, found.decisive.where) == ("undecided", "all betas")
+
+
+def test_unequal_numbers_of_images_are_compared_over_chains():
+    curves = {"a": measured(seed=1), "b": measured(seed=2, x=np.concatenate([X, X]))}
+    claim = {"kind": "same", "pairs": PAIR}
+    with pytest.raises(ValueError, match="claim c: a and b: no error over the images; curves of unequal numbers"):
+        verdict(claim, curves)
+    assert verdict(claim | {"over": "chains"}, curves).verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"kind": "above", "pairs": PAIR}, "claim c: kind 'above' is not one of below, no_worse, same, reaches_lower"),
+        ({"kind": "below", "pairs": [["a", "vae11"]]}, "claim c: curve 'vae11' is not one of a, b"),
+        ({"kind": "reaches_lower", "pairs": [["vae11", "a"]]}, "claim c: curve 'vae11' is not one of a, b"),
+        ({"kind": "below", "pairs": PAIR, "windows": ["huge"]}, "window 'huge' is not one of low, mid, high"),
+        ({"kind": "gap_at_most", "gaps": ["a"], "limit": 1, "n_images": 5}, "BDMC table 'a' is not one of "),
+        ({"kind": "below", "pairs": []}, "claim c: nothing to compare"),
+        ({"kind": "within_spread", "groups": [["a"], ["b"]]}, "two groups, and two members"),
+    ],
+)
+def test_wrong_claims_are_named(claim, message):
+    with pytest.raises(ValueError, match=message):
+        verdict(claim, {"a": measured(seed=1), "b": measured(seed=2)})
+
+
+def _false_decisions(claim, factor, n):
+    """How often each verdict falls on two models that differ by `factor` in distortion over the population: the second
+    is the first, rotated, and the images have no direction. On 50 images each they differ by several per cent."""
+    turn = rotation(7)
+    verdicts = []
+    for seed in range(n):
+        x = images(1000 + seed)
+        weights = decoder(0), turn @ decoder(0)
+        a, b = (linear_curve(w, x, BETAS[::2], noise=0.3, seed=2 * seed + k) for k, w in enumerate(weights))
+        verdicts.append(verdict(claim | {"pairs": PAIR}, {"a": scaled(a, factor), "b": b}).verdict)
+    return {name: verdicts.count(name) for name in ("reproduced", "not reproduced")}
+
+
+COUNTS = pytest.mark.parametrize("n", [200, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+
+
+@COUNTS
+@pytest.mark.parametrize(
+    ("claim", "factor"),
+    [
+        ({"kind": "below", "windows": ["mid"]}, 1.0),
+        ({"kind": "below"}, 1.0),
+        ({"kind": "same", "windows": ["mid"], "margin": 0.3}, np.exp(0.3)),
+    ],
+)
+def test_false_decisions_are_as_rare_as_stated(claim, factor, n):
+    """The truth lies on a limit, where errors are most frequent: at most 1 % each of false "reproduced" and of false
+    "not reproduced". False-fail rate 1e-6 per count; of 200 it finds a rate of 8 %, of 5,000 one of 2 %."""
+    found = _false_decisions(claim, factor, n)
+    most = binom.isf(1e-6, n, RULE["false_decision_rate"])
+    assert max(found.values()) <= most, found
+    if n >= 5000 and len(claim.get("windows", [])) == 1:  # nor is the rule more timid than it says
+        assert min(found.values()) >= binom.isf(1 - 1e-6, n, RULE["false_decision_rate"]) / 2, found
+
+
+ENTRY = RULE | {
+    "variational": ["b_bound"],
+    "claims": [
+        {"id": "better", "statement": "a is better than b.", "kind": "below", "pairs": PAIR, "windows": ["mid"]},
+        {"id": "tight", "statement": "Gaps are small | tight.", "kind": "gap_at_most", "gaps": ["a"], "limit": 0.5,
+         "n_images": 5},
+        {"id": "end", "statement": "a beats the bound.", "kind": "below", "pairs": [["a", "b_bound"]],
+         "windows": ["high"]},
+    ],
+}  # fmt: skip
+
+
+class Guard:
+    checked = 0
+
+    def check(self):
+        self.checked += 1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    measured(0.8, seed=1).save(tmp_path / "curves/a.safetensors")
+    measured(seed=2).save(tmp_path / "curves/b.safetensors")
+    measured(seed=3).at(slice(0, 6)).save(tmp_path / "variational/b_bound.safetensors")
+    (tmp_path / "bdmc").mkdir()
+    points = {"beta": [1.0, 2.0], "lower": -3.0, "upper": -2.0, "gap": [0.1, 0.9], "gap_se": 0.01}
+    pd.DataFrame(points).to_csv(tmp_path / "bdmc/a.csv", index=False)
+    return tmp_path
+
+
+def decided(folder, figure="figure0"):
+    args = argparse.Namespace(name=figure, guard=Guard())
+    args.curves, args.variational, args.bdmc = folder / "curves", folder / "variational", folder / "bdmc"
+    args.output, args.table = folder / f"verdicts/{figure}.json", folder / f"verdicts/{figure}.csv"
+    command.run(args, {"claims": {figure: ENTRY}})
+    assert args.guard.checked == 1
+    return json.loads(args.output.read_text()), pd.read_csv(args.table)
+
+
+def test_command_writes_verdicts_and_every_comparison(folder, capsys):
+    found, table = decided(folder)
+    assert {name: part["verdict"] for name, part in found.items()} == {
+        "better": "reproduced", "tight": "not reproduced", "end": "undecided",
+    }  # fmt: skip
+    assert found["better"]["difference"] == pytest.approx(np.log(0.8), abs=0.01)
+    assert 0 < found["better"]["standard_error"] < 0.01
+    assert (found["tight"]["decisive"], found["tight"]["unit"]) == ("a, beta = 2", "nats")
+    assert found["end"]["difference"] is None
+    assert "b_bound 0." in found["end"]["reason"]
+    assert list(table["claim"]) == ["better", "tight", "tight", "end"]
+    assert table["difference"].isna().tolist() == [False, False, False, True]
+    assert (table["standard_error_chains"][0] > 0) and (table["standard_error_images"][0] > 0)
+    said = capsys.readouterr().out
+    assert "REPRODUCED  better: a is better than b." in said
+    assert "undecided      a − b_bound, high" in said
+
+
+def test_command_names_what_is_missing(folder):
+    (folder / "curves/b.safetensors").unlink()
+    with pytest.raises(FileError, match=r"b\.safetensors: no such file"):
+        decided(folder)
+
+
+def test_command_refuses_a_table_without_gaps(folder):
+    (folder / "bdmc/a.csv").write_text("beta,lower\n1,2\n")
+    with pytest.raises(FileError, match=r"a\.csv: not a readable table of BDMC points"):
+        decided(folder)
+
+
+def test_scorecard_counts_and_lists_what_is_not_measured(folder):
+    decided(folder)
+    section = {"figure0": ENTRY, "figure1": ENTRY}
+    table = scorecard(section, folder / "verdicts")
+    assert counts(table) == {"reproduced": 1, "not reproduced": 1, "undecided": 1, "not measured yet": 3}
+    text = markdown(table)
+    lines = text.splitlines()
+    assert lines[0] == "6 claims: 1 reproduced, 1 not reproduced, 1 undecided, 3 not measured yet."
+    assert lines[4].startswith("| figure0 | a is better than b. | **reproduced** | 1 of 1 | a − b, mid | -0.22")
+    assert "Gaps are small \\| tight." in lines[5]
+    assert "too little of 12 .. 24 nats is measured" in lines[6]
+    assert lines[7] == "| figure1 | a is better than b. | not measured yet |  |  |  |"
+    args = argparse.Namespace(guard=Guard(), verdicts=folder / "verdicts")
+    args.output, args.table = folder / "scorecard.md", folder / "scorecard.csv"
+    scorecard_command.run(args, {"claims": section})
+    assert args.output.read_text() == text
+    assert pd.read_csv(args.table)["verdict"].tolist() == table["verdict"].tolist()
+
+
+def test_scorecard_refuses_verdicts_on_other_statements(folder):
+    decided(folder)
+    changed = [dict(claim, statement=claim["statement"] + "!") for claim in ENTRY["claims"]]
+    with pytest.raises(
+        FileError, match=r"figure0\.json: decides better, tight, end, not better as the settings state it"
+    ):
+        scorecard({"figure0": ENTRY | {"claims": changed}}, folder / "verdicts")
+    (folder / "verdicts/figure0.json").write_text("{")
+    with pytest.raises(FileError, match=r"figure0\.json: not a readable file of verdicts"):
+        scorecard({"figure0": ENTRY}, folder / "verdicts")
+
+
+def test_names_are_those_that_claims_use():
+    assert names(ENTRY) == {"curves": ["a", "b"], "variational": ["b_bound"], "bdmc": ["a"]}
