@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: figure3 test check setup
+.PHONY: figure3 test check setup stages
 
 figure3: setup
 	snakemake figure3
@@ -18,6 +18,10 @@ test: setup
 # and all that CI runs: the pipeline's scenarios with the real programs, a SLURM cluster among them
 check: test
 	pytest -m pipeline
+
+# after figures or claims were added to params.yaml
+stages: setup
+	PYTHONPATH=src:workflow/lib python workflow/lib/stages.py
 
 setup: $(VENV)/installed
 

@@ -20,7 +20,8 @@ localrules:
 
 
 rule all:
-    """Every figure."""
+    """Every figure, and every claim about them."""
     default_target: True
     input:
         expand("results/figures/{figure}.svg", figure=config["figures"]),
+        "results/claims/scorecard.md",

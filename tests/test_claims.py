@@ -10,12 +10,13 @@ import pytest
 from scipy.stats import binom
 from synthetic import BETAS, decoder, doubted, images, linear_curve, raised, rotation, scaled
 
-from rdcurve.claims import decide, names
+from rdcurve.claims import decide
 from rdcurve.commands import claims as command
 from rdcurve.commands import scorecard as scorecard_command
 from rdcurve.comparison import MeanCurve
 from rdcurve.files import FileError
 from rdcurve.scorecard import counts, markdown, scorecard
+from rdcurve.settings import names_of_claims
 
 RULE = {
     "windows": {"low": [0.5, 3.0], "mid": [3.0, 12.0], "high": [12.0, 24.0]},
@@ -384,4 +385,4 @@ def test_scorecard_refuses_verdicts_on_other_statements(folder):
 
 
 def test_names_are_those_that_claims_use():
-    assert names(ENTRY) == {"curves": ["a", "b"], "variational": ["b_bound"], "bdmc": ["a"]}
+    assert names_of_claims(ENTRY) == {"curves": ["a", "b"], "variational": ["b_bound"], "bdmc": ["a"]}

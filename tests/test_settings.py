@@ -37,7 +37,11 @@ def put(params, dotted, value):
         ("models.linear_vae100.hidden", [8], "models.linear_vae100.hidden: not a setting of this kind of entry"),
         ("models.linear_vae100.architecture", "mlp", "'hidden' is a required property"),
         ("models.linear_vae100.dataset", "mnits", "dataset 'mnits' is not one of the datasets: mnist"),
-        ("curves.linear_vae100.model", "vae11", "model 'vae11' is not one of the models: linear_vae100"),
+        (
+            "curves.linear_vae100.model",
+            "vae11",
+            "model 'vae11' is not one of the models and compositions: linear_vae100",
+        ),
         ("figures.figure3.curves", {"vae11": "x"}, "figures.figure3.curves: 'vae11' is not one of the curves"),
         ("closed_form", {"vae11": {}}, "closed_form: 'vae11' is not one of the curves"),
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
@@ -117,9 +121,15 @@ def test_unreadable_file(tmp_path):
 
 def test_every_model_and_curve_serves_a_figure(params):
     """Else a bare `dvc repro` would compute what nobody sees."""
-    drawn = {curve for figure in params["figures"].values() for curve in figure["curves"]}
+    parts = [part for f in params["figures"].values() for part in f.get("panels", {"": f}).values()]
+    drawn = {params["repeats"].get(name, {"curve": name})["curve"] for part in parts for name in part["curves"]}
     assert drawn == set(params["curves"])
-    assert {params["curves"][curve]["model"] for curve in drawn} == set(params["models"])
+    assert set(params["repeats"]) <= {name for part in parts for name in part["curves"]}
+    used = {params["curves"][curve]["model"] for curve in drawn}
+    composed = set(params["compositions"])
+    assert composed <= used
+    used |= {name for entry in params["compositions"].values() for name in entry.values()}
+    assert used - composed == set(params["models"])
     assert {model["dataset"] for model in params["models"].values()} == set(params["datasets"])
 
 

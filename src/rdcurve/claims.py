@@ -51,7 +51,7 @@ from rdcurve.comparison import (
     student_quantile,
 )
 
-__all__ = ["KINDS", "VERDICTS", "Comparison", "Decision", "decide", "names"]
+__all__ = ["KINDS", "VERDICTS", "Comparison", "Decision", "decide"]
 
 Verdict = Literal["reproduced", "not reproduced", "undecided"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "undecided")
@@ -173,7 +173,7 @@ def decide(
     Args:
         entry: of the section `claims` of params.yaml: the rule (windows, margin, false_decision_rate, least_coverage,
             prolong, n_betas) and the claims.
-        curves: name -> mean curve, of the names that `names` lists.
+        curves: name -> mean curve, of the names that `rdcurve.settings.names_of_claims` lists.
         gaps: name -> table of BDMC points (beta, gap, gap_se).
 
     Raises:
@@ -193,21 +193,6 @@ def decide(
             raise ValueError(f"claim {claim['id']}: {error}") from error
         decisions.append(Decision(claim["id"], claim["statement"], decided))
     return decisions
-
-
-def names(entry: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the claims of a figure are about, in order: names of curves, of variational curves, of BDMC tables.
-
-    Examples:
-        >>> names({"claims": [{"pairs": [["a", "b"]]}, {"gaps": ["a"]}], "variational": ["b"]})
-        {'curves': ['a'], 'variational': ['b'], 'bdmc': ['a']}
-    """
-    found: dict[str, list[str]] = {"curves": [], "variational": [], "bdmc": []}
-    for claim in entry["claims"]:
-        found["bdmc"] += claim.get("gaps", [])
-        for name in _leaves([claim.get(key, []) for key in ("pairs", "groups", "margins", "excesses")]):
-            found["variational" if name in entry.get("variational", []) else "curves"].append(name)
-    return {kind: list(dict.fromkeys(listed)) for kind, listed in found.items()}
 
 
 class _Case(NamedTuple):
@@ -311,18 +296,6 @@ KINDS: dict[str, Callable[[_Case], Iterator[Comparison]]] = {
 def _uncertified(readings: Sequence[Reading]) -> str:
     bounds = [reading.name for reading in readings if not reading.certified]
     return f"not certified here: {', '.join(bounds)}" if bounds else ""
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """All strings in nested lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _leaves(part)
-    elif isinstance(value, Sequence):
-        for part in value:
-            yield from _leaves(part)
 
 
 def _one_of(what: str, name: str, legal: Mapping[str, Any]) -> None:

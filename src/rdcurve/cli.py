@@ -18,8 +18,10 @@ EXIT_REFUSED = 1  # bad input, or a step that failed
 EXIT_UNFINISHED = 75  # stopped by a signal with its state saved: run the same command again
 
 
-def sections(verb: str, name: str) -> list[str]:
+def sections(verb: str, name: str, curve: str = "") -> list[str]:
     """Parts of params.yaml that a step reads: it is handed nothing else, and dvc.yaml lists the same.
+
+    `curve` is what a repeat repeats.
 
     Examples:
         >>> sections("ais", "vae10")
@@ -28,11 +30,15 @@ def sections(verb: str, name: str) -> list[str]:
     return {
         "fetch": [],
         "train": ["training", f"models.{name}"],
+        "compose": [f"compositions.{name}"],
         "prerun": ["sampler", "prerun", f"curves.{name}"],
         "ais": ["sampler", "ais", f"curves.{name}"],
+        "repeat": ["sampler", "ais", f"curves.{curve}", f"repeats.{name}"],
         "bdmc": ["sampler", "prerun", "bdmc", f"curves.{name}"],
         "exact": [f"curves.{name}"],
         "plot": ["plot", "closed_form", f"figures.{name}"],
+        "claims": [f"claims.{name}"],
+        "scorecard": ["claims"],
         "measure": [],
     }[verb]
 
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     from rdcurve.files import FileError
     from rdcurve.settings import SettingsError
 
-    if getattr(args, "time_limit", None) is not None and (args.state is None or args.time_limit <= 0):
+    if getattr(args, "time_limit", None) is not None and (args.state is None or not args.time_limit > 0):
         _fail(args.verb, ValueError("--time-limit must be positive and needs --state"), EXIT_REFUSED)
     try:
         if args.params is not None:
@@ -75,7 +81,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
     everything = read(args.params)
     chosen: dict[str, Any] = {}
-    for key in sections(args.verb, args.name):
+    curve = everything["repeats"].get(args.name, {}).get("curve", "")
+    for key in sections(args.verb, args.name, curve):
         top, _, entry = key.partition(".")
         if not entry:
             chosen[top] = everything[top]
@@ -114,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         path(sub, "--state", "folder for the state of unfinished runs", required=False)
         sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
         sub.add_argument(
-            "--time-limit", type=float, metavar="SECONDS", help=f"then save the state and exit with {EXIT_UNFINISHED}"
+            "--time-limit",
+            type=float,
+            metavar="SECONDS",
+            default=os.environ.get("RDCURVE_TIME_LIMIT"),
+            help=f"then save the state and exit with {EXIT_UNFINISHED} (default: $RDCURVE_TIME_LIMIT, else none)",
         )
 
     def decoder_and_data(sub: argparse.ArgumentParser) -> None:
@@ -134,20 +145,28 @@ def _parser() -> argparse.ArgumentParser:
     resumable(sub)
     device(sub)
 
+    sub = verb("compose", "a decoder of the features that a classifier finds in another's images", "composition")
+    path(sub, "--decoder", "checkpoint of the decoder")
+    path(sub, "--features", "checkpoint of the classifier")
+    path(sub, "--output", "checkpoint to write")
+
     sub = verb("prerun", "learn schedule, HMC step sizes and metric of a curve", "curve")
     decoder_and_data(sub)
     path(sub, "--output", "tuning to write")
     resumable(sub)
     device(sub)
 
-    sub = verb("ais", "the formal run with frozen step sizes: the curve", "curve")
-    decoder_and_data(sub)
-    path(sub, "--step-sizes", "tuning that `rdcurve prerun` wrote")
-    path(sub, "--output", "curve to write, per image")
-    path(sub, "--summary", "means and standard errors, CSV to write", required=False)
-    path(sub, "--errors", "largest errors, JSON to write", required=False)
-    resumable(sub)
-    device(sub)
+    def formal(sub: argparse.ArgumentParser) -> None:
+        decoder_and_data(sub)
+        path(sub, "--step-sizes", "tuning that `rdcurve prerun` wrote")
+        path(sub, "--output", "curve to write, per image")
+        path(sub, "--summary", "means and standard errors, CSV to write", required=False)
+        path(sub, "--errors", "largest errors, JSON to write", required=False)
+        resumable(sub)
+        device(sub)
+
+    formal(verb("ais", "the formal run with frozen step sizes: the curve", "curve"))
+    formal(verb("repeat", "the formal run of a curve again, with other noise", "repeat"))
 
     sub = verb("bdmc", "bounds from both sides on simulated data: the BDMC gap", "curve")
     decoder_and_data(sub)
@@ -165,9 +184,26 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("plot", "draw a figure as SVG, PDF and PNG", "figure")
     path(sub, "--curves", "folder of measured curves")
-    path(sub, "--exact", "folder of closed-form curves")
-    path(sub, "--bdmc", "folder of BDMC points")
+    path(sub, "--exact", "folder of closed-form curves", required=False)
+    path(sub, "--bdmc", "folder of BDMC points", required=False)
+    path(sub, "--variational", "folder of variational curves", required=False)
+    path(sub, "--decoders", "folder of checkpoints, for reconstructions", required=False)
+    path(sub, "--data", "folder of fetched data sets, for reconstructions", required=False)
     path(sub, "--output", "SVG to write; PDF and PNG go beside it")
+
+    sub = verb("claims", "decide what the paper says of a figure", "figure")
+    path(sub, "--curves", "folder of measured curves", required=False)
+    path(sub, "--variational", "folder of variational curves", required=False)
+    path(sub, "--bdmc", "folder of BDMC points", required=False)
+    path(sub, "--output", "verdicts, JSON to write")
+    path(sub, "--table", "every comparison, CSV to write")
+
+    sub = verb("scorecard", "the verdicts of all figures in one table")
+    sub.set_defaults(name="")
+    path(sub, "--params", "settings file")
+    path(sub, "--verdicts", "folder of what `rdcurve claims` wrote")
+    path(sub, "--output", "table to write, Markdown")
+    path(sub, "--table", "the same, CSV to write")
 
     sub = verb("measure", "the curve of a decoder of one's own")
     sub.add_argument("name", metavar="MODULE:NAME", help="a callable [..., latent] -> [..., *data], torch in and out")

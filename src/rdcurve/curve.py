@@ -14,7 +14,7 @@ from rdcurve.files import load_arrays, save_arrays
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["RDCurve"]
+__all__ = ["RDCurve", "same_images"]
 
 Quantity = Literal["rate", "distortion", "log_z", "rate_cv", "distortion_cv"]
 
@@ -108,6 +108,11 @@ class RDCurve:
         """The curve at some of its betas."""
         return RDCurve(**{name: getattr(self, name)[betas] for name in _ARRAYS}, facts=self.facts)
 
+    def first(self, n: int) -> RDCurve:
+        """The curve of the first n images."""
+        arrays = {name: getattr(self, name) if name == "beta" else getattr(self, name)[:, :n] for name in _ARRAYS}
+        return RDCurve(**arrays, facts=self.facts)
+
     def bits(self) -> np.ndarray:
         """Mean rate in bits, [K]."""
         return self.mean("rate") / np.log(2)
@@ -177,3 +182,9 @@ class RDCurve:
 
 
 _ARRAYS = tuple(f.name for f in fields(RDCurve) if f.name != "facts")
+
+
+def same_images(curves: dict[str, RDCurve]) -> dict[str, RDCurve]:
+    """The curves, of the images that all of them were measured on: the first of the test set, down to the fewest."""
+    n = min((curve.rate.shape[1] for curve in curves.values()), default=0)
+    return {name: curve.first(n) for name, curve in curves.items()}

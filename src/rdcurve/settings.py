@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-__all__ = ["SettingsError", "check", "read", "section"]
+__all__ = ["SettingsError", "check", "names_of_claims", "read", "section"]
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
 
@@ -50,7 +50,15 @@ def check(params: Any) -> None:
     if error is not None:
         raise SettingsError(_explain(error))
     _known("datasets", params["models"], "dataset", params["datasets"])
-    _known("models", params["curves"], "model", params["models"])
+    _known("datasets", params["curves"], "dataset", params["datasets"])
+    for name, entry in params["compositions"].items():
+        where = f"compositions.{name}"
+        if name in params["models"]:
+            raise SettingsError(f"{where}: {name!r} is also the name of a model")
+        for part in ("decoder", "classifier"):
+            _one_of(f"{where}.{part}: {entry[part]!r}", entry[part], params["models"], "models")
+    decoders = {**params["models"], **params["compositions"]}
+    _known("models and compositions", params["curves"], "model", decoders)
     for name, entry in params["closed_form"].items():
         _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
         if entry != params["curves"][name]:
@@ -58,12 +66,22 @@ def check(params: Any) -> None:
     for curve, entry in params["curves"].items():
         if "recipe" in entry and entry["recipe"] not in params["recipes"].values():
             raise SettingsError(f"curves.{curve}.recipe is none of the recipes: write it as a reference, *name")
+    _check_repeats(params)
+    measured = {**params["curves"], **params["repeats"]}
     for figure, entry in params["figures"].items():
-        for name in entry["curves"]:
-            _one_of(f"figures.{figure}.curves: {name!r}", name, params["curves"], "curves")
-    _known("datasets", params["curves"], "dataset", params["datasets"])
+        for part in entry.get("panels", {figure: entry}).values():
+            for name in part["curves"]:
+                _one_of(f"figures.{figure}.curves: {name!r}", name, measured, "curves and repeats")
+    for figure, entry in params["claims"].items():
+        for kind, legal in (("curves", measured), ("bdmc", params["curves"])):
+            for name in names_of_claims(entry)[kind]:
+                _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
+        for claim in entry["claims"]:
+            for window in claim.get("windows", []):
+                _one_of(f"claims.{figure}.{claim['id']}: window {window!r}", window, entry["windows"], "windows")
     for curve, entry in params["curves"].items():
-        trained_on = params["models"][entry["model"]]["dataset"]
+        network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
+        trained_on = params["models"][network]["dataset"]
         if entry["dataset"] != trained_on:
             raise SettingsError(
                 f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}"
@@ -101,6 +119,35 @@ def check(params: Any) -> None:
             raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
 
 
+def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the claims of a figure are about, in order: names of curves, of variational curves, of BDMC tables.
+
+    Examples:
+        >>> names_of_claims({"claims": [{"pairs": [["a", "b"]]}, {"gaps": ["a"]}], "variational": ["b"]})
+        {'curves': ['a'], 'variational': ['b'], 'bdmc': ['a']}
+    """
+    found: dict[str, list[str]] = {"curves": [], "variational": [], "bdmc": []}
+    for claim in entry["claims"]:
+        found["bdmc"] += claim.get("gaps", [])
+        for name in _leaves([claim.get(key, []) for key in ("pairs", "groups", "margins", "excesses")]):
+            found["variational" if name in entry.get("variational", []) else "curves"].append(name)
+    return {kind: list(dict.fromkeys(listed)) for kind, listed in found.items()}
+
+
+def _check_repeats(params: Mapping[str, Any]) -> None:
+    for name, entry in params["repeats"].items():
+        where = f"repeats.{name}"
+        _one_of(f"{where}.curve: {entry['curve']!r}", entry["curve"], params["curves"], "curves")
+        if name in params["curves"]:
+            raise SettingsError(f"{where}: {name!r} is also the name of a curve")
+        curve = params["curves"][entry["curve"]]
+        for key in ("model", "dataset"):
+            if entry[key] != curve[key]:
+                raise SettingsError(f"{where}.{key} is {entry[key]}, but that of curves.{entry['curve']} {curve[key]}")
+        if entry["seed"] == section(params, "prerun", entry["curve"])["seed"]:
+            raise SettingsError(f"{where}.seed is {entry['seed']}, the seed of the prerun; the noise must be new")
+
+
 def section(params: Mapping[str, Any], step: str, curve: str) -> dict[str, Any]:
     """Settings of a step for one curve: the shared section, overridden by the curve's recipe, then by its own."""
     entry = params["curves"][curve]
@@ -128,3 +175,15 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "enum":
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
     return f"{where}: {error.message}"
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """All strings in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from _leaves(part)

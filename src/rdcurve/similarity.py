@@ -57,7 +57,7 @@ class SSIM:
 
     low: float = 0.0
     high: float = 1.0
-    label = "Distortion (1 - SSIM)"
+    label = "Distortion (1 − SSIM)"
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high)
@@ -89,7 +89,7 @@ class MSSSIM:
 
     low: float = 0.0
     high: float = 1.0
-    label = "Distortion (1 - MS-SSIM)"
+    label = "Distortion (1 − MS-SSIM)"
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high)

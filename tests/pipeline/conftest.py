@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import BIN, ROOT, Project, add_figure, keep_figures, merge
+from project import BIN, ROOT, Project, only
 
 SMALL = Path(__file__).with_name("small.yaml")
 
@@ -27,7 +27,11 @@ def mirror(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory, mirror) -> Project:
     """The project with small settings, nothing run yet."""
-    folder = tmp_path_factory.mktemp("project") / "blank"
+    return laid_over(SMALL, tmp_path_factory.mktemp("project") / "blank", mirror)
+
+
+def laid_over(settings: Path, folder: Path, mirror: Path) -> Project:
+    """A copy of the project with other settings, committed."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -39,12 +43,11 @@ def blank(tmp_path_factory, mirror) -> Project:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, folder / name, follow_symlinks=False)
     project = Project(folder, mirror)
-    params = merge(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(SMALL.read_text()))
+    params = only(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(settings.read_text()))
     for name in params["closed_form"]:
         params["closed_form"][name] = params["curves"][name]
     project.path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    keep_figures(project, list(params["figures"]))
-    add_figure(project, "figure_both", list(params["figures"]["figure_both"]["curves"]))
+    project.run("python", "workflow/lib/stages.py", PYTHONPATH=f"{folder / 'src'}:{folder / 'workflow/lib'}")
     project.run("git", "init", "--quiet")
     project.commit()
     return project

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["BOTH", "FIGURE3", "ROOT", "Project", "add_figure", "keep_figures", "merge"]
+__all__ = ["BOTH", "FIGURE3", "ROOT", "Project", "only"]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -115,33 +114,18 @@ class Project:
         self.run("git", "commit", "--quiet", "--message", "state")
 
 
+def only(params: dict, over: dict) -> dict:
+    """`over` laid over `params`; of models, curves, figures and the like only those that it names are kept."""
+    merged = merge(params, over)
+    for section in ("models", "compositions", "curves", "repeats", "closed_form", "figures", "claims"):
+        merged[section] = {name: merged[section][name] for name in over.get(section, {})}
+    for figure, entry in over["figures"].items():  # what it draws is given anew
+        merged["figures"][figure] |= {key: entry[key] for key in ("curves", "panels") if key in entry}
+    return merged
+
+
 def merge(base: dict, over: dict) -> dict:
-    merged = base | {
+    return base | {
         key: merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in over.items()
     }
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def keep_figures(project: Project, figures: list[str]) -> None:
-    """Drop the stages of all other figures."""
-    stages = yaml.safe_load(project.path("dvc.yaml").read_text())
-    stages["stages"] = {
-        name: stage for name, stage in stages["stages"].items() if "foreach" in stage or name in figures
-    }
-    project.path("dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
-
-
-def add_figure(project: Project, figure: str, curves: list[str]) -> None:
-    """A stage for a further figure, as a user would add it."""
-    stages = yaml.safe_load(project.path("dvc.yaml").read_text())
-    stage = json.loads(json.dumps(stages["stages"]["figure3"]).replace("figure3", figure))
-    code = [dep for dep in stage["deps"] if dep.startswith("src/")]
-    stage["deps"] = [
-        *(f"results/curves/{curve}.safetensors" for curve in curves),
-        *(f"results/exact/{curve}.safetensors" for curve in curves),
-        *(f"results/bdmc/{curve}.csv" for curve in curves),
-        *code,
-    ]
-    stages["stages"][figure] = stage
-    project.path("dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))

@@ -1,5 +1,6 @@
 """What stands in two files says the same in both: dvc.yaml, the rules, params.yaml and the code."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from rdcurve.cli import _parser, sections
 INFRASTRUCTURE = {
     "__init__.py", "__main__.py", "cli.py", "device.py", "files.py", "progress.py", "settings.py", "state.py",
     "types.py", "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py", "models/__init__.py",
-    "models/linear.py", "training/__init__.py",
+    "models/cnn.py", "models/linear.py", "models/mlp.py", "training/__init__.py",
 }  # fmt: skip
 
 
@@ -35,10 +36,12 @@ def arguments(stage):
 
 
 def test_stages_depend_on_the_settings_that_they_read(stages):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, stage in stages.items():
         args = arguments(stage)
         declared = {key for dep in stage.deps for key in getattr(dep, "params", None) or []}
-        assert declared == set(sections(args.verb, args.name)), name
+        curve = params["repeats"].get(args.name, {}).get("curve", "")
+        assert declared == set(sections(args.verb, args.name, curve)), name
 
 
 def test_commands_name_their_dependencies_and_outputs(stages):
@@ -49,12 +52,12 @@ def test_commands_name_their_dependencies_and_outputs(stages):
         outs = {out.def_path for out in stage.outs}
         named = {str(value) for value in vars(args).values() if isinstance(value, Path)}
         named -= {"params.yaml"}
-        if args.verb in ("prerun", "ais", "bdmc"):
-            named -= {"results/state"}
-        if args.verb == "plot":  # it is handed folders, and one name for three formats
-            named = {path for path in named if path in outs}
-            assert {Path(out).stem for out in outs} == {args.name}
-            named |= outs | {dep for dep in deps if dep.startswith("results/")}
+        named -= {"results/state"}
+        if args.verb in ("plot", "claims", "scorecard"):  # handed folders, and a figure one name for three formats
+            folders = {path for path in named if path not in outs}
+            named = outs | {dep for dep in deps if dep.startswith("results/")}
+            assert {str(Path(path).parent) for path in named - outs} == folders, name
+            assert {Path(out).stem for out in outs} == {args.name or "scorecard"}
         data = {dep for dep in deps if not dep.startswith("src/") and dep != "params.yaml"}
         assert named == data | outs, name
 
@@ -106,20 +109,32 @@ def test_rules_and_stages_are_one_graph(stages, tmp_path):
         assert jobs[name] == (deps, outs), name
 
 
+def test_figure_stages_are_those_that_would_be_written():
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("src", "workflow/lib"))
+    code = f"import stages, pathlib; print(stages.rewritten(pathlib.Path({str(ROOT)!r})), end='')"
+    env = os.environ | {"PYTHONPATH": path}
+    text = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stdout
+    assert text == (ROOT / "dvc.yaml").read_text(), "run `make stages`"
+
+
 def test_every_rule_has_log_benchmark_and_resources():
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for block in re.split(r"\nrule ", path.read_text())[1:]:
             name = block.partition(":")[0]
             for part in (
-                "input:",
-                "output:",
-                "log:",
-                "benchmark:",
-                "resources:",
-                "mem_mb=",
-                "runtime=",
-                "shell:",
-                '"""',
+                ("input:",)
+                if name == "claims"
+                else (
+                    "input:",
+                    "output:",
+                    "log:",
+                    "benchmark:",
+                    "resources:",
+                    "mem_mb=",
+                    "runtime=",
+                    "shell:",
+                    '"""',
+                )
             ):
                 assert part in block, (path.name, name, part)
 

@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow", "lib"))
 
 import freshness
+import needs
 from rdcurve import settings
 
 try:
@@ -23,8 +24,11 @@ except settings.SettingsError as error:
 wildcard_constraints:
     dataset="|".join(config["datasets"]),
     model="|".join(config["models"]),
+    composition="|".join(config["compositions"]) or "-",
     curve="|".join(config["curves"]),
+    repeat="|".join(config["repeats"]) or "-",
     figure="|".join(config["figures"]),
+    claimed="|".join(config["claims"]) or "-",
 
 
 def fresh(stage):
@@ -60,15 +64,34 @@ def dataset_of(wildcards):
     return f"results/data/{entry['dataset']}"
 
 
-def curves_of(wildcards):
+def parts_of(wildcards):
+    """The decoder and the classifier of a composition."""
+    parts = config["compositions"][wildcards.composition]
+    return [
+        f"results/decoders/{parts[part]}.safetensors"
+        for part in ("decoder", "classifier")
+    ]
+
+
+def repeated(kind):
+    """A file of the curve, or of the model or data set, that a repeat names."""
+
+    def path(wildcards):
+        entry = config["repeats"][wildcards.repeat]
+        return {
+            "data": f"results/data/{entry['dataset']}",
+            "decoder": f"results/decoders/{entry['model']}.safetensors",
+            "step_sizes": f"results/step_sizes/{entry['curve']}.safetensors",
+        }[kind]
+
+    return path
+
+
+def drawn_from(wildcards):
     """What a figure draws, as params.yaml says."""
-    curves = config["figures"][wildcards.figure]["curves"]
-    return (
-        [f"results/curves/{curve}.safetensors" for curve in curves]
-        + [f"results/bdmc/{curve}.csv" for curve in curves]
-        + [
-            f"results/exact/{curve}.safetensors"
-            for curve in curves
-            if curve in config["closed_form"]
-        ]
-    )
+    return needs.of_figure(config, wildcards.figure)
+
+
+def decided_from(wildcards):
+    """What the claims about a figure are decided from."""
+    return needs.of_claims(config, wildcards.claimed)

@@ -3,6 +3,7 @@ REQUIRED INPUTS: results/data/{dataset}/
                  results/decoders/{model}.safetensors
 OUTPUTS: results/step_sizes/{curve}.safetensors, schedule, step sizes and metric, learned
          results/curves/{curve}.{safetensors,csv,json}, the curve per image, its means, its largest errors
+         results/curves/{repeat}.{safetensors,csv,json}, the formal run again with other noise
          results/bdmc/{curve}.{csv,json}, bounds from both sides, the largest gap
          results/exact/{curve}.{safetensors,json}, closed form of a linear decoder, largest differences
 """
@@ -59,6 +60,32 @@ rule ais:
         runtime=720,
     shell:
         dvc("ais@{wildcards.curve}")
+
+
+rule repeat:
+    """Annealing once more: {wildcards.repeat}"""
+    input:
+        data=repeated("data"),
+        decoder=repeated("decoder"),
+        step_sizes=repeated("step_sizes"),
+        key=fresh("repeat@{repeat}"),
+    output:
+        curve="results/curves/{repeat}.safetensors",
+        summary="results/curves/{repeat}.csv",
+        errors="results/curves/{repeat}.json",
+    log:
+        "results/logs/repeat/{repeat}.log",
+    benchmark:
+        "results/benchmarks/repeat@{repeat}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=720,
+    shell:
+        dvc("repeat@{wildcards.repeat}")
 
 
 rule bdmc:

@@ -1,22 +1,29 @@
 """
 REQUIRED INPUTS: results/curves/{curve}.safetensors, results/bdmc/{curve}.csv of each curve of the figure
                  results/exact/{curve}.safetensors where the curve has a closed form
+                 for grids of reconstructions: results/decoders/{model}.safetensors, results/data/{dataset}
 OUTPUTS: results/figures/{figure}.{svg,pdf,png}
+         results/claims/{claimed}.{json,csv}, what the paper says of a figure, decided
+         results/claims/scorecard.{md,csv}, all of it in one table
 """
 
 
 localrules:
     figure,
+    decide,
+    scorecard,
+    claims,
 
 
 rule figure:
     """Drawing {wildcards.figure}"""
     input:
-        curves=curves_of,
+        files=drawn_from,
         key=fresh("{figure}"),
     output:
         report(
             "results/figures/{figure}.svg",
+            caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
@@ -33,6 +40,54 @@ rule figure:
         runtime=10,
     shell:
         dvc("{wildcards.figure}")
+
+
+rule decide:
+    """Deciding what the paper says of {wildcards.claimed}"""
+    input:
+        files=decided_from,
+        key=fresh("claims_{claimed}"),
+    output:
+        verdicts="results/claims/{claimed}.json",
+        table="results/claims/{claimed}.csv",
+    log:
+        "results/logs/claims/{claimed}.log",
+    benchmark:
+        "results/benchmarks/claims_{claimed}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        dvc("claims_{wildcards.claimed}")
+
+
+rule scorecard:
+    """Putting all verdicts into one table"""
+    input:
+        verdicts=expand("results/claims/{figure}.json", figure=config["claims"]),
+        key=fresh("scorecard"),
+    output:
+        text="results/claims/scorecard.md",
+        table=report("results/claims/scorecard.csv", category="Claims"),
+    log:
+        "results/logs/scorecard.log",
+    benchmark:
+        "results/benchmarks/scorecard.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        dvc("scorecard")
+
+
+rule claims:
+    """Every claim of the paper"""
+    input:
+        "results/claims/scorecard.md",
 
 
 for name in config["figures"]:

@@ -17,11 +17,16 @@ from rdcurve.settings import section
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
-    entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
+    anneal(args, params, args.name)
+
+
+def anneal(args: argparse.Namespace, params: dict[str, Any], name: str, seed: int | None = None) -> None:
+    """The formal run of curve `name`, with its own seed or another."""
+    entry, sampler = params["curves"][name], section(params, "sampler", name)
     problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
     target, kernel, groups, _ = problem
     tuning, descent, learned = tuned(args.step_sizes, entry, problem)
-    settings = section(params, "ais", args.name)
+    settings = section(params, "ais", name)
 
     def save(curve: RDCurve) -> None:
         args.guard.check()
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         recorded_steps(len(tuning.betas), entry["n_recorded"]),
         kernel,
         n_chains=settings["n_chains"],
-        seed=settings["seed"],
+        seed=settings["seed"] if seed is None else seed,
         groups=groups,
         descent=descent,
         state_folder=args.state,

@@ -19,6 +19,7 @@ from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
 from rdcurve.state import Checkpoint
+from rdcurve.types import SamplableDistortion
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -27,6 +28,9 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     target, kernel, groups, _ = problem
     settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
     betas = tuned(args.step_sizes, entry, problem).tuning.betas
+    if not isinstance(target.distortion, SamplableDistortion):
+        _save(args, None)
+        return
     steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
     simulated = simulate(
         target.prior,
@@ -57,20 +61,21 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         checkpoint.remove()
 
 
-def _save(args: argparse.Namespace, result: BDMCGap) -> None:
-    points = pd.DataFrame(
-        {
-            "beta": result.beta.numpy(),
-            "lower": result.lower.mean(1).numpy(),
-            "upper": result.upper.mean(1).numpy(),
-            "gap": result.gap.numpy(),
-            "gap_se": result.gap_se.numpy(),
-            "acceptance": result.acceptance.numpy(),
-        }
-    )
+def _save(args: argparse.Namespace, result: BDMCGap | None) -> None:
+    """The table; without rows where no data can be simulated under the distortion."""
+    names = ("beta", "lower", "upper", "gap", "gap_se", "acceptance")
+    columns: dict[str, list[float]] = {name: [] for name in names}
+    if result is not None:
+        means = (result.beta, result.lower.mean(1), result.upper.mean(1), result.gap, result.gap_se, result.acceptance)
+        columns = {name: values.tolist() for name, values in zip(names, means, strict=True)}
+    points = pd.DataFrame(columns)
     args.guard.check()
     with writing(args.output) as temporary:
         points.to_csv(temporary, index=False)
+    if result is None:
+        write_json(args.gap, {})
+        print(f"{args.name}: no data can be simulated under this distortion, so there is no BDMC gap")
+        return
     worst = points.loc[points["gap"].idxmax()]
     write_json(args.gap, {f"gap_{key}": float(worst[name]) for key, name in
                           (("max", "gap"), ("max_se", "gap_se"), ("max_beta", "beta"))})  # fmt: skip

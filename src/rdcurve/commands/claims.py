@@ -8,22 +8,23 @@ from typing import Any
 
 import pandas as pd
 
-from rdcurve.claims import Decision, decide, names
+from rdcurve.claims import Decision, decide
 from rdcurve.comparison import MeanCurve
-from rdcurve.curve import RDCurve
+from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError, write_json, writing
+from rdcurve.settings import names_of_claims
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry = params["claims"][args.name]
-    needed = names(entry)
-    curves = {
-        name: MeanCurve.measured(name, RDCurve.load(args.curves / f"{name}.safetensors")) for name in needed["curves"]
-    }
-    curves |= {
-        name: MeanCurve.bound(name, RDCurve.load(args.variational / f"{name}.safetensors"))
-        for name in needed["variational"]
-    }
+    needed = names_of_claims(entry)
+    for folder, wanted in needed.items():
+        if wanted and getattr(args, folder) is None:
+            raise FileError(f"the claims about {args.name} cannot be decided without --{folder}")
+    loaded = same_images({name: RDCurve.load(args.curves / f"{name}.safetensors") for name in needed["curves"]})
+    curves = {name: MeanCurve.measured(name, curve) for name, curve in loaded.items()}
+    bounds = {name: RDCurve.load(args.variational / f"{name}.safetensors") for name in needed["variational"]}
+    curves |= {name: MeanCurve.bound(name, curve) for name, curve in bounds.items()}
     gaps = {}
     for name in needed["bdmc"]:
         path = args.bdmc / f"{name}.csv"

@@ -9,15 +9,20 @@ import torch
 
 from rdcurve.data.load import images
 from rdcurve.files import FileError
+from rdcurve.models.blurred import Blurred
 from rdcurve.models.checkpoint import LoadedDecoder, load_decoder
+from rdcurve.sampler import distortion as pixelwise
 from rdcurve.sampler.ais import Groups
-from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prior import PRIORS
 from rdcurve.sampler.target import Target
 from rdcurve.sampler.tuning_file import Loaded, load_tuning
+from rdcurve.similarity import MSSSIM, SSIM
 
-__all__ = ["Problem", "build", "tuned"]
+__all__ = ["DISTORTIONS", "Problem", "build", "tuned"]
+
+DISTORTIONS = {**pixelwise.DISTORTIONS, "ssim": SSIM, "ms_ssim": MSSSIM}
+_IMAGES = 100  # whose features are computed at once
 
 
 class Problem(NamedTuple):
@@ -40,12 +45,18 @@ def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, A
     if trained_on != curve["dataset"]:
         raise FileError(f"{decoder}: trained on {trained_on}, but the curve is to be measured on {curve['dataset']}")
     x = images(data, "test", sampler["n_images"], loaded.dtype).to(device)
+    network = loaded.decoder
+    if hasattr(network, "observe"):  # a decoder of features: the data are the features of the images
+        with torch.no_grad():
+            x = torch.cat([network.observe(part) for part in x.split(_IMAGES)])
+    if "blur" in curve:
+        network = Blurred(network, curve["blur"])
     prior = dict(curve["prior"])
     distortion = dict(curve["distortion"])
     try:
         target = Target(
             PRIORS[prior.pop("name")](loaded.latent_dim, dtype=loaded.dtype, device=device, **prior),
-            loaded.decoder,
+            network,
             DISTORTIONS[distortion.pop("name")](**distortion),
             x,
         )

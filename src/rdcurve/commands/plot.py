@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rdcurve.curve import RDCurve
+from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError
 from rdcurve.plot import FORMATS, Drawn, Panel, figure, save
 
@@ -22,7 +22,6 @@ __all__ = ["DISTORTION_LABELS", "KINDS", "N_PIXELS", "run"]
 DISTORTION_LABELS = {
     "squared_error": "Distortion (squared error)",
     "gaussian_nll": "Distortion (negative log-likelihood, nats)",
-    "deep_features": "Distortion (squared error of deep features)",
     "ssim": "Distortion (1 − SSIM)",
     "ms_ssim": "Distortion (1 − MS-SSIM)",
 }
@@ -43,8 +42,10 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
 def curves(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
     """Rate-distortion curves, on one panel or on several."""
     look = params["plot"]
-    parts = entry.get("panels", {"": entry})
-    panels = [_panel(args, title, {**entry, **part}, params["closed_form"]) for title, part in parts.items()]
+    parts = {title: {**entry, **part} for title, part in entry.get("panels", {"": entry}).items()}
+    measured = {name for part in parts.values() for name in part.get("curves", {})}
+    n_images = min(_load(args, name).rate.shape[1] for name in measured)
+    panels = [_panel(args, title, part, params["closed_form"], n_images) for title, part in parts.items()]
     drawn = {item.name: item.curve for panel in panels for item in panel.curves}
     return figure(
         panels,
@@ -64,7 +65,7 @@ def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Fi
     from rdcurve.models.checkpoint import load_decoder
 
     look, n = params["plot"], entry["n_images"]
-    measured = {name: RDCurve.load(_folder(args, "curves") / f"{name}.safetensors") for name in entry["curves"]}
+    measured = same_images({name: _load(args, name) for name in entry["curves"]})
     dataset = _common(args.name, measured, "dataset")
     rows = []
     for name, curve in measured.items():
@@ -84,19 +85,25 @@ KINDS: dict[str, Callable[[argparse.Namespace, Entry, Entry], Figure]] = {
 }
 
 
-def _panel(args: argparse.Namespace, title: str, entry: Entry, closed_form: Iterable[str]) -> Panel:
+def _load(args: argparse.Namespace, name: str) -> RDCurve:
+    return RDCurve.load(_folder(args, "curves") / f"{name}.safetensors")
+
+
+def _panel(args: argparse.Namespace, title: str, entry: Entry, closed_form: Iterable[str], n_images: int) -> Panel:
+    """All curves of a figure are drawn for the images that each of them was measured on."""
     drawn = []
     for name, look in entry.get("curves", {}).items():
         file = f"{name}.safetensors"
-        exact = RDCurve.load(_folder(args, "exact") / file) if name in closed_form else None
-        gaps = _gaps(_folder(args, "bdmc") / f"{name}.csv")
-        drawn.append(Drawn(name, RDCurve.load(_folder(args, "curves") / file), **_look(look), gaps=gaps, exact=exact))
+        curve = _load(args, name).first(n_images)
+        exact = RDCurve.load(_folder(args, "exact") / file).first(n_images) if name in closed_form else None
+        gaps = _gaps(_folder(args, "bdmc") / f"{curve.facts.get('curve', name)}.csv")  # a repeat has its curve's gaps
+        drawn.append(Drawn(name, curve, **_look(look), gaps=gaps, exact=exact))
     for name, look in entry.get("variational", {}).items():
-        curve = RDCurve.load(_folder(args, "variational") / f"{name}.safetensors")
+        curve = RDCurve.load(_folder(args, "variational") / f"{name}.safetensors").first(n_images)
         drawn.append(Drawn(name, curve, **_look(look), variational=True))
     distortion = _common(args.name, {item.name: item.curve for item in drawn}, "distortion")["name"]
     cut = {key: entry[key] for key in ("max_distortion", "min_rate") if key in entry}
-    return Panel(drawn, DISTORTION_LABELS[distortion], title, **cut)
+    return Panel(drawn, entry.get("distortion_label", DISTORTION_LABELS[distortion]), title, **cut)
 
 
 def _look(entry: str | Entry) -> dict[str, str]:

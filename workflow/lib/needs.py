@@ -1,0 +1,40 @@
+"""What figures and claims are made from, as params.yaml says: asked by the rules, and by stages.py for dvc.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rdcurve.settings import names_of_claims
+
+__all__ = ["of_claims", "of_figure"]
+
+
+def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
+    """Files that a figure is drawn from."""
+    entry = params["figures"][figure]
+    curves = [name for part in entry.get("panels", {figure: entry}).values() for name in part["curves"]]
+    measured = [f"results/curves/{name}.safetensors" for name in curves]
+    if entry.get("kind") == "reconstructions":
+        settings = [params["curves"][name] for name in curves]
+        return [
+            *measured,
+            *dict.fromkeys(f"results/decoders/{curve['model']}.safetensors" for curve in settings),
+            *dict.fromkeys(f"results/data/{curve['dataset']}" for curve in settings),
+        ]
+    # a repeat of a curve has the gaps of that curve
+    bounded = dict.fromkeys(params["repeats"].get(name, {"curve": name})["curve"] for name in curves)
+    return [
+        *measured,
+        *(f"results/bdmc/{name}.csv" for name in bounded),
+        *(f"results/exact/{name}.safetensors" for name in curves if name in params["closed_form"]),
+    ]
+
+
+def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
+    """Files that the claims about a figure are decided from."""
+    names = names_of_claims(params["claims"][figure])
+    return [
+        *(f"results/curves/{name}.safetensors" for name in names["curves"]),
+        *(f"results/bdmc/{name}.csv" for name in names["bdmc"]),
+    ]
