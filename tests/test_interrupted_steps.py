@@ -398,7 +398,7 @@ SAMPLER = {
 PRERUN = {
     name: change(f"prerun.{name}", value)
     for name, value in {
-        "n_chains": 8, "seed": 16, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 61, "gain": 0.2,
+        "n_chains": 8, "seed": 26, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 61, "gain": 0.2,
         "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "n_modes": 3,
     }.items()
 }  # fmt: skip
