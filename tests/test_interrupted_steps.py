@@ -209,7 +209,6 @@ def test_time_limit_needs_a_place_for_the_state(bench, monkeypatch, capsys, verb
     assert not (bench.folder / "state").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="Checkpoint._acquire waits in flock, whatever the time limit")
 def test_time_limit_of_a_process_that_waits_for_another(bench):
     """A second process on one key leaves at its time limit, too."""
     line = command(bench, "ais up", "--state", "state", "--save-every", "0.005")

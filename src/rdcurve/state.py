@@ -84,18 +84,29 @@ class Checkpoint:
         return self
 
     @staticmethod
-    def _acquire(folder: Path) -> IO[str]:
+    def _locked(lock: IO[str]) -> bool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _acquire(self, folder: Path) -> IO[str]:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = (folder / "lock").open("w")
             except FileNotFoundError:  # removed by the one that has just finished
                 continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("another process works on %s; waiting for it", folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            told = False
+            while not self._locked(lock):
+                if not told:
+                    logger.info("another process works on %s; waiting for it", folder)
+                    told = True
+                if time.monotonic() > self._deadline:
+                    lock.close()
+                    raise Interrupted("stopped by the time limit while another process worked on the same run")
+                time.sleep(0.1)
             try:  # the one before us may have finished and removed the folder while we waited
                 if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
                     return lock
