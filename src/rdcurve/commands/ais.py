@@ -49,7 +49,7 @@ def anneal(args: argparse.Namespace, params: dict[str, Any], name: str, seed: in
         state_folder=args.state,
         save_every=args.save_every,
         time_limit=args.time_limit,
-        facts={"curve": args.name, "settings": entry, "sampler": sampler, "prerun": learned},
+        facts={"curve": name, "settings": entry, "sampler": sampler, "prerun": learned},
         save=save,
         progress=Progress(f"ais {args.name}"),
     )
