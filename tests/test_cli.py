@@ -171,3 +171,13 @@ def test_every_verb_has_its_sections():
     assert sections("train", "m") == ["training", "models.m"]
     with pytest.raises(KeyError):
         sections("nothing", "m")
+
+
+def test_a_time_limit_may_come_from_the_environment(bench, monkeypatch):
+    """For machines that are lent for minutes: every step that can go on ends in time, and others have no limit."""
+    from rdcurve.cli import _parser
+
+    assert _parser().parse_args(bench.command("prerun")).time_limit is None
+    monkeypatch.setenv("RDCURVE_TIME_LIMIT", "500")
+    assert _parser().parse_args(bench.command("prerun")).time_limit == 500.0
+    assert _parser().parse_args([*bench.command("prerun"), "--time-limit", "20"]).time_limit == 20.0

@@ -56,6 +56,8 @@ BUGS = {
     "virial with the wrong dimension": ("estimate", "- z.shape[-1])", "- 1)", f"{ESTIMATE}::test_virial_has_mean_zero_and_takes_out_the_noise"),
     "routes without their weights": ("estimate", "(weight * n / m).log()", "(weight * 0 + n / m).log()", f"{ESTIMATE}::test_routes_are_averaged_with_their_weights"),
     "a mode found once confirms itself": ("certify", "hits < LEAST_HITS", "hits < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
+    "codes drawn without regard to the weights": ("measure", "full(log_weight).softmax(0).cumsum(0)", "full(0 * log_weight).softmax(0).cumsum(0)", "tests/sampler/test_code.py"),
+    "codes of the wrong image": ("measure", "return z[chosen, torch.arange(len(images), device=z.device)]", "return z[chosen, torch.arange(len(images), device=z.device).roll(1)]", "tests/sampler/test_code.py"),
     "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
 }  # fmt: skip
 

@@ -121,10 +121,10 @@ def test_unreadable_file(tmp_path):
 
 def test_every_model_and_curve_serves_a_figure(params):
     """Else a bare `dvc repro` would compute what nobody sees."""
-    parts = [part for f in params["figures"].values() for part in f.get("panels", {"": f}).values()]
-    drawn = {params["repeats"].get(name, {"curve": name})["curve"] for part in parts for name in part["curves"]}
+    named = {name for figure in params["figures"].values() for name in settings.names_of_figure(figure)}
+    drawn = {params["repeats"].get(name, {"curve": name})["curve"] for name in named}
     assert drawn == set(params["curves"])
-    assert set(params["repeats"]) <= {name for part in parts for name in part["curves"]}
+    assert set(params["repeats"]) <= named
     used = {params["curves"][curve]["model"] for curve in drawn}
     composed = set(params["compositions"])
     assert composed <= used

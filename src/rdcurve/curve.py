@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from rdcurve.files import load_arrays, save_arrays
+from rdcurve.files import FileError, load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,14 +146,17 @@ class RDCurve:
         """Read what `save` wrote.
 
         Raises:
-            FileError: missing, cut or foreign file.
+            FileError: missing, cut or foreign file, or one of another version.
         """
         arrays, facts = load_arrays(path, "rdcurve curve")
         facts.pop("kind")
+        if set(arrays) != set(_ARRAYS):
+            differing = ", ".join(sorted(set(arrays) ^ set(_ARRAYS)))
+            raise FileError(f"{path}: a curve of another version; measure it again (differing: {differing})")
         return cls(**arrays, facts=facts)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw the mean curve with bars of two standard errors over the chains; rate on a log axis."""
+        """Draw the mean curve with a band of two standard errors over the chains; rate on a log axis."""
         from rdcurve.plot import draw_curve, new_axes
 
         ax = new_axes() if ax is None else ax

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-__all__ = ["SettingsError", "check", "names_of_claims", "read", "section"]
+__all__ = ["SettingsError", "check", "names_of_claims", "names_of_figure", "read", "section"]
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
 
@@ -69,9 +69,8 @@ def check(params: Any) -> None:
     _check_repeats(params)
     measured = {**params["curves"], **params["repeats"]}
     for figure, entry in params["figures"].items():
-        for part in entry.get("panels", {figure: entry}).values():
-            for name in part["curves"]:
-                _one_of(f"figures.{figure}.curves: {name!r}", name, measured, "curves and repeats")
+        for name in names_of_figure(entry):
+            _one_of(f"figures.{figure}.curves: {name!r}", name, measured, "curves and repeats")
     for figure, entry in params["claims"].items():
         for kind, legal in (("curves", measured), ("bdmc", params["curves"])):
             for name in names_of_claims(entry)[kind]:
@@ -117,6 +116,17 @@ def check(params: Any) -> None:
         seeds = {step: section(params, step, curve)["seed"] for step in ("prerun", "ais", "bdmc")}
         if len(set(seeds.values())) < len(seeds):
             raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
+
+
+def names_of_figure(entry: Mapping[str, Any]) -> list[str]:
+    """The curves that a figure draws, on one panel or on several, in order.
+
+    Examples:
+        >>> names_of_figure({"panels": {"left": {"curves": {"a": "A"}}, "right": {"curves": {"b": "B", "a": "A"}}}})
+        ['a', 'b']
+    """
+    parts = entry.get("panels", {"": entry}).values()
+    return list(dict.fromkeys(name for part in parts for name in part.get("curves", {})))
 
 
 def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from problems import DTYPE, linear_problem
 
 import rdcurve
 from rdcurve.curve import RDCurve
-from rdcurve.files import FileError
+from rdcurve.files import FileError, load_arrays, save_arrays
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
@@ -79,7 +79,7 @@ def test_curve_file_round_trip_and_print(problem, tuning, tmp_path):
     assert loaded.plot().get_yscale() == "log"
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "text"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "text", "older"])
 def test_unreadable_curve_is_named(problem, tuning, tmp_path, damage):
     path = tmp_path / "curve.safetensors"
     run(problem, tuning).save(path)
@@ -89,6 +89,10 @@ def test_unreadable_curve_is_named(problem, tuning, tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "foreign":
         save_tuning(path, tuning, {})
+    elif damage == "older":
+        arrays, facts = load_arrays(path, "rdcurve curve")
+        del arrays["code"]
+        save_arrays(path, "rdcurve curve", arrays, facts)
     else:
         path.write_text("rate,distortion")
     with pytest.raises(FileError, match=r"curve\.safetensors"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rdcurve.settings import names_of_claims
+from rdcurve.settings import names_of_claims, names_of_figure
 
 __all__ = ["of_claims", "of_figure"]
 
@@ -13,7 +13,7 @@ __all__ = ["of_claims", "of_figure"]
 def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
     """Files that a figure is drawn from."""
     entry = params["figures"][figure]
-    curves = [name for part in entry.get("panels", {figure: entry}).values() for name in part["curves"]]
+    curves = names_of_figure(entry)
     measured = [f"results/curves/{name}.safetensors" for name in curves]
     if entry.get("kind") == "reconstructions":
         settings = [params["curves"][name] for name in curves]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError
 from rdcurve.plot import FORMATS, Drawn, Panel, figure, save
+from rdcurve.settings import names_of_figure
 
 __all__ = ["DISTORTION_LABELS", "KINDS", "N_PIXELS", "run"]
 
@@ -43,9 +44,8 @@ def curves(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
     """Rate-distortion curves, on one panel or on several."""
     look = params["plot"]
     parts = {title: {**entry, **part} for title, part in entry.get("panels", {"": entry}).items()}
-    measured = {name for part in parts.values() for name in part.get("curves", {})}
-    n_images = min(_load(args, name).rate.shape[1] for name in measured)
-    panels = [_panel(args, title, part, params["closed_form"], n_images) for title, part in parts.items()]
+    measured = same_images({name: _load(args, name) for name in names_of_figure(entry)})
+    panels = [_panel(args, title, part, params["closed_form"], measured) for title, part in parts.items()]
     drawn = {item.name: item.curve for panel in panels for item in panel.curves}
     return figure(
         panels,
@@ -70,6 +70,8 @@ def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Fi
     rows = []
     for name, curve in measured.items():
         model = _common(args.name, {name: curve}, "model")
+        if "blur" in curve.facts["settings"]:
+            raise FileError(f"{args.name}: {name} is the curve of a blurred decoder, and {model} draws without blur")
         loaded = load_decoder(_folder(args, "decoders") / f"{model}.safetensors")
         k = grids.nearest(curve, beta=entry.get("beta"), rate=entry.get("rate"))
         shown = grids.reconstruct(curve, loaded.decoder, k, n)
@@ -89,12 +91,15 @@ def _load(args: argparse.Namespace, name: str) -> RDCurve:
     return RDCurve.load(_folder(args, "curves") / f"{name}.safetensors")
 
 
-def _panel(args: argparse.Namespace, title: str, entry: Entry, closed_form: Iterable[str], n_images: int) -> Panel:
+def _panel(
+    args: argparse.Namespace, title: str, entry: Entry, closed_form: Iterable[str], measured: Mapping[str, RDCurve]
+) -> Panel:
     """All curves of a figure are drawn for the images that each of them was measured on."""
     drawn = []
+    n_images = next(iter(measured.values())).rate.shape[1]
     for name, look in entry.get("curves", {}).items():
         file = f"{name}.safetensors"
-        curve = _load(args, name).first(n_images)
+        curve = measured[name]
         exact = RDCurve.load(_folder(args, "exact") / file).first(n_images) if name in closed_form else None
         gaps = _gaps(_folder(args, "bdmc") / f"{curve.facts.get('curve', name)}.csv")  # a repeat has its curve's gaps
         drawn.append(Drawn(name, curve, **_look(look), gaps=gaps, exact=exact))
