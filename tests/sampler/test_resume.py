@@ -209,7 +209,7 @@ PHASES = {
     "tune, thinned": _tune(),
     "tune as in the paper": _tune(step_size_rule="running_mean", metric="identity"),
     "size_for_gap": lambda problem, learned, tuning, checkpoint: size_for_gap(
-        problem.target, learned, KERNEL, SETTINGS, GROUPS, gap=0.01, n_recorded=10, checkpoint=checkpoint
+        problem.target, learned, KERNEL, SETTINGS, GROUPS, gap=0.01, n_chains=8, n_recorded=10, checkpoint=checkpoint
     ),
     "learn_descent": lambda problem, learned, tuning, checkpoint: learn_descent(
         problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint

@@ -1,5 +1,7 @@
 """Schedules: learned ones have constant speed and cost less; sizes are chosen for a gap; the paper's recipe runs."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -64,14 +66,31 @@ def test_chains_in_different_modes_do_not_take_over_the_schedule():
 def test_size_for_a_gap_is_found_and_the_budget_is_kept():
     problem = linear_problem(5, latent_dim=4, n_images=6)
     learned = learn(problem.target, 200.0, KERNEL, QUICK, Groups(8))
-    size = size_for_gap(problem.target, learned, KERNEL, QUICK, Groups(8), gap=0.5, n_recorded=10)
+    size = size_for_gap(problem.target, learned, KERNEL, QUICK, Groups(8), gap=0.5, n_chains=16, n_recorded=10)
     assert size.reached
-    assert size.trials[-1].gap <= 0.5
+    assert [trial.most <= 0.5 for trial in size.trials] == [False] * (len(size.trials) - 1) + [True]
     assert size.n_temperatures == size.trials[-1].n_temperatures
     small = PrerunSettings(**{**vars(QUICK), "max_temperatures": 25})
-    short = size_for_gap(problem.target, learned, KERNEL, small, Groups(8), gap=1e-4, n_recorded=10)
+    short = size_for_gap(problem.target, learned, KERNEL, small, Groups(8), gap=1e-4, n_chains=16, n_recorded=10)
     assert not short.reached
     assert short.n_temperatures == 25
+
+
+def test_a_trial_that_kept_the_gap_by_luck_does_not_end_the_search(monkeypatch):
+    """0.4 +- 0.2 nats where 0.5 are asked for: a larger size is tried, though 0.4 < 0.5."""
+    problem = linear_problem(5, latent_dim=4, n_images=2)
+    learned = learn(problem.target, 200.0, KERNEL, QUICK, Groups(8))
+    seen = iter([(0.4, 0.2), (0.4, 0.05)])
+
+    def lucky(simulated, *args, **kwargs):
+        gap, error = next(seen)
+        return types.SimpleNamespace(gap=torch.tensor([gap, 0.0]), gap_se=torch.tensor([error, 0.0]))
+
+    monkeypatch.setattr("rdcurve.sampler.sizing.bdmc", lucky)
+    size = size_for_gap(problem.target, learned, KERNEL, QUICK, Groups(8), gap=0.5, n_chains=16, n_recorded=10)
+    assert size.reached
+    assert [round(trial.gap_se, 2) for trial in size.trials] == [0.2, 0.05]
+    assert size.trials[0].n_temperatures < size.n_temperatures
 
 
 def test_running_mean_rule_is_the_papers():

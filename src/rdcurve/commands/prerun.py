@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
     target, kernel, groups, _ = build(args.decoder, args.data, entry, sampler, resolve(args.device))
-    values = section(params, "prerun", args.name)
+    values, n_chains = section(params, "prerun", args.name), section(params, "ais", args.name)["n_chains"]
     settings, show = PrerunSettings(**values), Progress(f"prerun {args.name}")
-    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values)
+    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values, n_chains=n_chains)
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
         facts: dict[str, Any] = {"curve": args.name}
         descent = None
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                     settings,
                     groups,
                     gap=entry["gap"],
+                    n_chains=n_chains,
                     n_recorded=entry["n_recorded"],
                     checkpoint=checkpoint,
                 )
@@ -53,8 +54,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                 facts |= {"gap": entry["gap"], "reached": size.reached, "trials": [t._asdict() for t in size.trials]}
                 if not size.reached:
                     logger.warning(
-                        "the gap of %s nats is not reached with prerun.max_temperatures = %d (%.2f nats there)",
-                        entry["gap"], settings.max_temperatures, size.trials[-1].gap,
+                        "the gap of %s nats is not reached with prerun.max_temperatures = %d (%.2f +- %.2f nats there)",
+                        entry["gap"], settings.max_temperatures, size.trials[-1].gap, size.trials[-1].gap_se,
                     )  # fmt: skip
             tuning = learned.at_length(n)
             if settings.n_starts and groups.size > 1 and covers_everything(target.prior):

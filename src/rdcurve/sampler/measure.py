@@ -399,7 +399,7 @@ def measure(
         learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=progress)
         if gap is not None:
             n = size_for_gap(
-                target, learned, kernel, prerun_settings, groups, gap=gap, n_recorded=n_recorded
+                target, learned, kernel, prerun_settings, groups, gap=gap, n_chains=n_chains, n_recorded=n_recorded
             ).n_temperatures
         tuning = learned.at_length(n)
         if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):

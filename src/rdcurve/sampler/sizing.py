@@ -18,8 +18,8 @@ from rdcurve.state import Checkpoint
 __all__ = ["Size", "Trial", "size_for_gap"]
 
 logger = logging.getLogger(__name__)
-_PLACES = (1.0, 0.75, 0.5)  # of the schedule, where the gap is tried; it grows along the schedule
-_IMAGES = 4  # simulated at each
+_PLACES = (1.0, 0.7)  # of the schedule, where the gap is tried; it grows along the schedule
+_IMAGES = 6  # simulated at each
 _MARGIN = 0.7  # the gap that a new size aims at, as a share of what is asked for
 
 
@@ -28,7 +28,12 @@ class Trial(NamedTuple):
 
     n_temperatures: int
     gap: float  # largest over the places, nats
-    gap_se: float
+    gap_se: float  # over the simulated images
+
+    @property
+    def most(self) -> float:
+        """What the gap may well be: one standard error above what was seen, so that luck does not end the search."""
+        return self.gap + self.gap_se
 
 
 class Size(NamedTuple):
@@ -47,11 +52,14 @@ def size_for_gap(
     groups: Groups,
     *,
     gap: float,
+    n_chains: int,
     n_recorded: int,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Size:
-    """The least number of temperatures tried whose BDMC gap is at most `gap` nats, up to settings.max_temperatures.
+    """The least number of temperatures tried whose BDMC gap, with its standard error, is at most `gap` nats.
+
+    No more than settings.max_temperatures are tried.
 
     The variance of log w is predicted to be V = L^2 / T (`Learned.length`); log-mean-exp over C chains then lacks about
     V / (2 C), and the upper bound exceeds by as much. The first size tried keeps V / C at the gap asked for, and V at 4
@@ -62,11 +70,11 @@ def size_for_gap(
         learned: schedule for any length.
         kernel, settings, groups: of the formal run and its prerun.
         gap: nats, asked for.
+        n_chains: C of the formal run, and of each direction of a trial.
         n_recorded: betas of the curve; the schedule has at least twice as many points.
         checkpoint: keeps the state.
         progress: called with (temperatures tried, at most).
     """
-    n_chains = 2 * groups.size if groups.size > 1 else 16  # few: the gap of more chains is smaller
     variance, most = min(4.0, gap * n_chains), settings.max_temperatures
     n = max(2 * n_recorded, math.ceil(learned.length**2 / variance) + 1, 20)
     trials: list[Trial] = []
@@ -100,6 +108,7 @@ def size_for_gap(
         trials.append(trial)
         logger.info("%d temperatures: BDMC gap %.2f +- %.2f nats", *trial)
         progress(n, most)
-        if trial.gap <= gap or n >= most:
-            return Size(n, trial.gap <= gap, tuple(trials))
-        n = math.ceil(n * min(max(trial.gap / (_MARGIN * gap), 1.4), 4.0))
+        reached = trial.most <= gap
+        if reached or n >= most:
+            return Size(n, reached, tuple(trials))
+        n = math.ceil(n * min(max(trial.most / (_MARGIN * gap), 1.4), 4.0))
