@@ -39,6 +39,7 @@ def sections(verb: str, name: str, curve: str = "") -> list[str]:
         "plot": ["plot", "closed_form", f"figures.{name}"],
         "claims": [f"claims.{name}"],
         "scorecard": ["claims"],
+        "likelihood": ["likelihood"],
         "measure": [],
     }[verb]
 
@@ -202,6 +203,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(name="")
     path(sub, "--params", "settings file")
     path(sub, "--verdicts", "folder of what `rdcurve claims` wrote")
+    path(sub, "--output", "table to write, Markdown")
+    path(sub, "--table", "the same, CSV to write")
+
+    sub = verb("likelihood", "log p(x) of models with Gaussian noise, from their curves")
+    sub.set_defaults(name="")
+    path(sub, "--params", "settings file")
+    path(sub, "--curves", "folder of measured curves")
+    path(sub, "--decoders", "folder of checkpoints")
+    path(sub, "--bdmc", "folder of BDMC points")
     path(sub, "--output", "table to write, Markdown")
     path(sub, "--table", "the same, CSV to write")
 

@@ -78,6 +78,8 @@ def check(params: Any) -> None:
         for claim in entry["claims"]:
             for window in claim.get("windows", []):
                 _one_of(f"claims.{figure}.{claim['id']}: window {window!r}", window, entry["windows"], "windows")
+    for name in params["likelihood"]["curves"]:
+        _one_of(f"likelihood.curves: {name!r}", name, params["curves"], "curves")
     for curve, entry in params["curves"].items():
         network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
         trained_on = params["models"][network]["dataset"]

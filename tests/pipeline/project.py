@@ -119,6 +119,7 @@ def only(params: dict, over: dict) -> dict:
     merged = merge(params, over)
     for section in ("models", "compositions", "curves", "repeats", "closed_form", "figures", "claims"):
         merged[section] = {name: merged[section][name] for name in over.get(section, {})}
+    merged["likelihood"] = {**params["likelihood"], "curves": over.get("likelihood", {}).get("curves", {})}
     for figure, entry in over["figures"].items():  # what it draws is given anew
         merged["figures"][figure] |= {key: entry[key] for key in ("curves", "panels") if key in entry}
     return merged

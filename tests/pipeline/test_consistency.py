@@ -53,11 +53,16 @@ def test_commands_name_their_dependencies_and_outputs(stages):
         named = {str(value) for value in vars(args).values() if isinstance(value, Path)}
         named -= {"params.yaml"}
         named -= {"results/state"}
-        if args.verb in ("plot", "claims", "scorecard"):  # handed folders, and a figure one name for three formats
+        if args.verb in (
+            "plot",
+            "claims",
+            "scorecard",
+            "likelihood",
+        ):  # handed folders, and a figure one name for three formats
             folders = {path for path in named if path not in outs}
             named = outs | {dep for dep in deps if dep.startswith("results/")}
             assert {str(Path(path).parent) for path in named - outs} == folders, name
-            assert {Path(out).stem for out in outs} == {args.name or "scorecard"}
+            assert {Path(out).stem for out in outs} == {args.name or args.verb}
         data = {dep for dep in deps if not dep.startswith("src/") and dep != "params.yaml"}
         assert named == data | outs, name
 
@@ -123,7 +128,7 @@ def test_every_rule_has_log_benchmark_and_resources():
             name = block.partition(":")[0]
             for part in (
                 ("input:",)
-                if name == "claims"
+                if name in ("claims", "likelihood")
                 else (
                     "input:",
                     "output:",

@@ -7,7 +7,7 @@ from typing import Any
 
 from rdcurve.settings import names_of_claims, names_of_figure
 
-__all__ = ["of_claims", "of_figure"]
+__all__ = ["of_claims", "of_figure", "of_likelihood"]
 
 
 def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
@@ -37,4 +37,15 @@ def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
     return [
         *(f"results/curves/{name}.safetensors" for name in names["curves"]),
         *(f"results/bdmc/{name}.csv" for name in names["bdmc"]),
+    ]
+
+
+def of_likelihood(params: Mapping[str, Any]) -> list[str]:
+    """Files that the table of log-likelihoods is made from."""
+    names = list(params["likelihood"]["curves"])
+    models = dict.fromkeys(params["curves"][name]["model"] for name in names)
+    return [
+        *(f"results/curves/{name}.safetensors" for name in names),
+        *(f"results/bdmc/{name}.csv" for name in names),
+        *(f"results/decoders/{model}.safetensors" for model in models),
     ]

@@ -95,3 +95,8 @@ def drawn_from(wildcards):
 def decided_from(wildcards):
     """What the claims about a figure are decided from."""
     return needs.of_claims(config, wildcards.claimed)
+
+
+def tabulated_from(wildcards):
+    """What the table of log-likelihoods is made from."""
+    return needs.of_likelihood(config)
