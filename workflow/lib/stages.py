@@ -1,7 +1,8 @@
 """The stages of dvc.yaml that are made from a varying number of curves, which DVC has no template for.
 
 `python workflow/lib/stages.py` (or `make stages`) writes them, from params.yaml, to the end of dvc.yaml: one for each
-figure, one for the claims about each, the scorecard and the table of log-likelihoods. A test fails where they are not what this would write.
+figure, one for the claims about each, the scorecard and the table of log-likelihoods. A test fails where they are not
+what this would write.
 """
 
 from __future__ import annotations
