@@ -27,6 +27,7 @@ def test_every_target_is_made_and_is_fresh(targets):
         for suffix in ("svg", "pdf", "png"):
             assert len(targets.bytes(f"results/figures/{figure}.{suffix}")) > 5000, figure
     assert "Seeds overlap" in targets.path("results/claims/scorecard.md").read_text()
+    assert "More images say the same" in targets.path("results/claims/scorecard.md").read_text()
     assert "| gan2 | this project | 0.05 |" in targets.path("results/likelihood/likelihood.md").read_text()
     assert targets.n_jobs() == 0
     assert targets.repro() == []

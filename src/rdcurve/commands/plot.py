@@ -44,7 +44,9 @@ def curves(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
     """Rate-distortion curves, on one panel or on several."""
     look = params["plot"]
     parts = {title: {**entry, **part} for title, part in entry.get("panels", {"": entry}).items()}
-    measured = same_images({name: _load(args, name) for name in names_of_figure(entry)})
+    measured = {name: _load(args, name) for name in names_of_figure(entry)}
+    if not entry.get("all_images", False):
+        measured = same_images(measured)
     panels = [_panel(args, title, part, params["closed_form"], measured) for title, part in parts.items()]
     drawn = {item.name: item.curve for panel in panels for item in panel.curves}
     return figure(
