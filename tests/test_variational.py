@@ -212,12 +212,12 @@ def fit_small(method, checkpoint=None, progress=lambda done, total: None):
 
 @pytest.mark.parametrize("method", ["amortised", "per_image"])
 def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, method):
-    """Stopped at every third step, and saved at every step, also between two betas' states."""
+    """Stopped at every fifth step, and saved at every step, also between two betas' states."""
     whole = fit_small(method)
     steps = []
     assert torch.equal(fit_small(method, progress=lambda done, total: steps.append((done, total))).mean, whole.mean)
     assert [done for done, _ in steps] == list(range(1, steps[0][1] + 1))
-    for stop in range(1, steps[0][1], 3):
+    for stop in range(1, steps[0][1], 5):
 
         def kill(done, total, stop=stop):
             if done == stop:
@@ -255,6 +255,8 @@ def test_refusals():
         per_image.fit(target, betas, PER_IMAGE)
     with pytest.raises(ValueError, match="no closed form"):
         amortised.fit(linear_encoder(problem), target, problem.x, problem.x, betas, AMORTISED)
+    with pytest.raises(ValueError, match=r"learn from data of shape \(7,\), and the curve is measured on \(8,\)"):
+        amortised.fit(linear_encoder(problem), problem.target, problem.x[:, :7], problem.x, betas, AMORTISED)
     with pytest.raises(ValueError, match="n_codes must be even"):
         replace(PER_IMAGE, n_codes=3)
     with pytest.raises(ValueError, match="n_steps must be 4 or more, not 3"):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.target import Target
 from rdcurve.state import Checkpoint
+from rdcurve.training.trained import update
 from rdcurve.variational.channel import Channel, Fitted, Progress, check_prior, normal, shifted
 
 __all__ = ["Settings", "fit"]
@@ -106,10 +107,15 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is not finite; names beta, step and loss.
-        ValueError: a prior without closed-form KL.
+        ValueError: a prior without closed-form KL; training images of another shape than those to measure.
         Interrupted: from the checkpoint.
     """
     check_prior(target)
+    if training.shape[1:] != target.x.shape[1:]:
+        raise ValueError(
+            f"the encoder would learn from data of shape {tuple(training.shape[1:])}, and the curve is measured on "
+            f"{tuple(target.x.shape[1:])}: no amortised curve under features"
+        )
     checkpoint = Checkpoint(None) if checkpoint is None else checkpoint
     optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate, fused=True)
     networks = _Networks(encoder, copy.deepcopy(encoder).requires_grad_(False), optimiser)
@@ -160,9 +166,7 @@ def _train(
             raise FloatingPointError(
                 f"the encoder diverged at beta = {beta:.6g}, step {step}: the loss is {losses[-1]}"
             )
-        optimiser.zero_grad(set_to_none=True)
-        (loss / (1 + beta)).backward()
-        optimiser.step()
+        update(optimiser, loss / (1 + beta))
         with torch.no_grad():
             weights = list(average.parameters()), list(encoder.parameters())
             torch._foreach_lerp_(*weights, 1 - settings.averaging)

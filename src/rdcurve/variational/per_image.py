@@ -26,7 +26,7 @@ from rdcurve.sampler.modes import find_modes, hessian
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.target import Target
 from rdcurve.state import Checkpoint
-from rdcurve.training.trained import learning_rate
+from rdcurve.training.trained import learning_rate_factor, update
 from rdcurve.variational.channel import Channel, Fitted, Progress, check_prior, normal, shifted
 
 __all__ = ["Settings", "fit"]
@@ -133,7 +133,6 @@ def _optimise(
     move, raw = torch.zeros_like(mean).requires_grad_(), raw.clone().requires_grad_()
     # a memory as long as the run would still be full of the first, large gradients at its end
     optimiser = torch.optim.Adam([move, raw], lr=settings.learning_rate, betas=(0.9, 0.99))
-    scheduler = learning_rate(optimiser, "cosine", settings.n_steps)
     generator = torch.Generator(mean.device).manual_seed(seed)
     for step in range(1, settings.n_steps + 1):
         noise = normal((settings.n_codes // 2, *mean.shape), mean, generator)
@@ -142,10 +141,9 @@ def _optimise(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the channels diverged at beta = {beta:.6g}, step {step}: the loss is {value}")
-        optimiser.zero_grad(set_to_none=True)
-        (loss / (1 + beta)).backward()
-        optimiser.step()
-        scheduler.step()
+        factor = learning_rate_factor("cosine", step - 1, settings.n_steps)
+        optimiser.param_groups[0]["lr"] = settings.learning_rate * factor
+        update(optimiser, loss / (1 + beta))
         after_step(step)
     return (mean + width * move).detach(), raw.detach()
 
