@@ -140,6 +140,9 @@ def test_every_curve_is_above_the_one_that_it_bounds(lines):
         assert (above > -threshold(len(above)) * lines[f"{name}_rate_se"] - 0.01).all()
     short = total(lines, "estimate") - interpolated(lines, "model", lines["estimate_beta"])
     assert above[-1] < 0.5 * short[-1]  # more temperatures, a tighter bound
+    above = total(lines, "ais") - interpolated(lines, "model", lines["ais_beta"])
+    assert (above > -0.05).all()  # Prop. 3; the entropies are known to about that
+    assert (above[:3] < 0.1).all()
     assert (lines["ais_rate"][3:] < lines["estimate_rate"][3:]).all()  # Prop. 4, where it is more than noise
     assert np.array_equal(lines["ais_distortion"], lines["estimate_distortion"])
 
