@@ -8,8 +8,8 @@ import pytest
 import torch
 from problems import threshold
 
-from rdcurve.commands import illustrate
-from rdcurve.files import load_arrays
+from rdcurve.commands import illustrate, plot
+from rdcurve.files import FileError, load_arrays, save_arrays
 from rdcurve.illustrations import geometry, plane
 from rdcurve.illustrations.blahut_arimoto import best_marginal, point
 from rdcurve.illustrations.draw import figure1, figure2
@@ -38,6 +38,7 @@ PLANE = plane.Settings(
     n_recorded=8,
     seed=1,
 )
+LOOK = {"column_width": 3.3, "page_width": 6.8, "panel_height": 2.2, "dpi": 60, "font_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -201,12 +202,28 @@ def test_models_do_what_the_paper_says_of_them(models):
 
 
 def test_pictures_can_be_drawn(lines, models):
-    first = figure1(lines, width=3.3, height=4.4, font_size=8)
+    first = figure1(lines, "Lines", LOOK)
     assert [len(ax.get_legend().get_texts()) for ax in first.axes] == [4, 6]
     assert "AIS, 8 temperatures" in [text.get_text() for text in first.axes[1].get_legend().get_texts()]
-    second = figure2(models, width=6.75, height=2.5, font_size=8)
+    second = figure2(dict(sorted(models.items())), "Planes", LOOK)  # as they are read from a file
     assert [text.get_text() for text in second.axes[2].get_legend().get_texts()] == list(plane.MODELS)
     assert np.allclose(first.get_size_inches(), (3.3, 4.4))
+    assert [drawing.get_suptitle() for drawing in (first, second)] == ["Lines", "Planes"]
+
+
+def test_plot_draws_what_illustrate_wrote(lines, tmp_path):
+    class Guard:
+        def check(self):
+            pass
+
+    save_arrays(tmp_path / "geometry.safetensors", "rdcurve illustration", lines, {})
+    args = Namespace(name="figure1", illustrations=tmp_path, output=tmp_path / "figure1.svg", guard=Guard())
+    entry = {"kind": "illustration", "title": "Lines", "illustration": "geometry"}
+    plot.run(args, {"figures": {"figure1": entry}, "plot": LOOK})
+    assert all((tmp_path / f"figure1.{suffix}").stat().st_size > 5000 for suffix in ("svg", "pdf", "png"))
+    args.illustrations = None
+    with pytest.raises(FileError, match="figure1 cannot be drawn without --illustrations"):
+        plot.run(args, {"figures": {"figure1": entry}, "plot": LOOK})
 
 
 def test_command_writes_the_arrays(tmp_path, capsys):

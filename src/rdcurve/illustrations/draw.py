@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 
 from rdcurve.plot import plt, style
 
-__all__ = ["figure1", "figure2"]
+__all__ = ["DRAWINGS", "figure1", "figure2"]
 
 Arrays = Mapping[str, np.ndarray]
+Look = Mapping[str, Any]
 BLUE, ORANGE, GREEN, RED, VIOLET, BROWN = sns.color_palette("colorblind")[:6]
 GREY = "0.45"
 _BAND = 2  # standard errors on each side
+_MODELS = ("near", "wide", "far")
+_TITLE = 0.2  # inches
 
 _DASHED, _DOTTED = (0, (4, 1.2)), (0, (1, 1))
 _CURVES = {
@@ -34,27 +37,29 @@ _CURVES = {
 }
 
 
-def figure1(arrays: Arrays, *, width: float, height: float, font_size: float) -> Figure:
+def figure1(arrays: Arrays, title: str, look: Look) -> Figure:
     """Above, the geometry of Prop. 1; below, the bounds on the model's curve.
 
     Args:
         arrays: of `geometry.compute`.
-        width, height: inches.
-        font_size: points.
+        title: above all.
+        look: section `plot` of params.yaml; as wide as a column.
     """
-    with plt.rc_context(style(font_size)):
-        drawing, (above, below) = plt.subplots(2, 1, figsize=(width, height), layout="constrained", sharex=True)
+    with plt.rc_context(style(look["font_size"])):
+        size = look["column_width"], 2 * look["panel_height"]
+        drawing, (above, below) = plt.subplots(2, 1, figsize=size, layout="constrained", sharex=True)
         for name in ("model", "best", "shannon"):
             _curve(above, arrays, name)
         _tangents(above, arrays)
         for name in ("gaussian", "estimate", "ais", "long", "model", "shannon"):
             _curve(below, arrays, name)
-        titles = ("(a) Geometry of Prop. 1", "(b) Upper bounds on $R_p(D)$")
-        for ax, title in zip((above, below), titles, strict=True):
-            ax.set(xlim=(0, 2.4), ylim=(0, 2.4), ylabel="Rate (nats)")
-            ax.set_title(title, loc="left")
+        headings = ("(a) Geometry of Prop. 1", "(b) Upper bounds on $R_p(D)$")
+        for ax, heading in zip((above, below), headings, strict=True):
+            ax.set(xlim=(0, 2.4), ylim=(0, 2.8), ylabel="Rate (nats)")
+            ax.set_title(heading, loc="left")
             ax.legend(frameon=False, loc="upper right", borderaxespad=0, labelspacing=0.3)
         below.set_xlabel("Distortion (squared error)")
+        drawing.suptitle(title)
         sns.despine(fig=drawing)
     return drawing
 
@@ -80,25 +85,26 @@ def _tangents(ax: Axes, arrays: Arrays) -> None:
         label = None
 
 
-def figure2(arrays: Arrays, *, width: float, height: float, font_size: float) -> Figure:
+def figure2(arrays: Arrays, title: str, look: Look) -> Figure:
     """Three models of a plane: their prior samples, reconstructions of a test point at two rates, and their curves.
 
     Args:
         arrays: of `plane.compute`.
-        width, height: inches.
-        font_size: points.
+        title: above all.
+        look: section `plot` of params.yaml; as wide as a page.
     """
-    models = [name.removesuffix("_path") for name in arrays if name.endswith("_path")]
-    looks = {name: {"color": c, "marker": m} for name, c, m in zip(models, (BLUE, ORANGE, GREEN), "os^", strict=True)}
+    looks = {name: {"color": c, "marker": m} for name, c, m in zip(_MODELS, (BLUE, ORANGE, GREEN), "os^", strict=True)}
     low, high = arrays["drawn_beta"]
-    with plt.rc_context(style(font_size)):
-        drawing, axes = plt.subplots(1, 3, figsize=(width, height), layout="constrained", width_ratios=[1, 1, 1.15])
+    with plt.rc_context(style(look["font_size"])):
+        size = look["page_width"], look["panel_height"] + _TITLE
+        drawing, axes = plt.subplots(1, 3, figsize=size, layout="constrained", width_ratios=[1, 1, 1.15])
         _plane(axes[0], arrays, looks, "low", f"(a) Low rate, $\\beta = {low:g}$")
         said = "open: prior samples\nfilled: reconstructions of the cross"
         for ax in axes[:2]:
             ax.set_xlabel(said, color=GREY)
         _plane(axes[1], arrays, looks, "high", f"(b) High rate, $\\beta = {high:g}$")
         _curves(axes[2], arrays, looks)
+        drawing.suptitle(title)
         sns.despine(fig=drawing)
     return drawing
 
@@ -126,3 +132,6 @@ def _curves(ax: Axes, arrays: Arrays, looks: Mapping[str, dict[str, Any]]) -> No
     ax.set_title("(c) Curves", loc="left")
     ax.legend(frameon=False)
     ax.text(0.03, 0.03, "lines: quadrature\npoints: AIS ± 2 s.e.", transform=ax.transAxes, color=GREY, fontsize="small")
+
+
+DRAWINGS: dict[str, Callable[[Arrays, str, Look], Figure]] = {"geometry": figure1, "plane": figure2}
