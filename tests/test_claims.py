@@ -353,6 +353,16 @@ def test_all_images_or_those_that_both_have(folder):
     assert abs(decided(folder, entry=entry | {"all_images": True})[0]["c"]["difference"]) > 1e-3
 
 
+def test_command_compares_on_the_images_that_all_have(folder):
+    measured(0.8, seed=1).first(20).save(folder / "curves/a.safetensors")
+    measured(1.2, seed=3).save(folder / "variational/b_bound.safetensors")
+    found, table = decided(folder)
+    assert {name: part["verdict"] for name, part in found.items()} == {
+        "better": "reproduced", "tight": "not reproduced", "end": "reproduced",
+    }  # fmt: skip
+    assert table["standard_error_images"].notna().all()
+
+
 def test_command_names_what_is_missing(folder):
     (folder / "curves/b.safetensors").unlink()
     with pytest.raises(FileError, match=r"b\.safetensors: no such file"):

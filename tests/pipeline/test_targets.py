@@ -21,7 +21,8 @@ def targets(tmp_path_factory, mirror):
 def test_every_target_is_made_and_is_fresh(targets):
     params = yaml.safe_load(targets.path("params.yaml").read_text())
     assert {name.partition("@")[0] for name in targets.first_run} >= {
-        "fetch", "train", "compose", "prerun", "ais", "repeat", "bdmc", "scorecard", "likelihood", *params["figures"],
+        "fetch", "train", "compose", "prerun", "ais", "repeat", "bdmc", "variational", "illustrate",
+        "scorecard", "likelihood", *params["figures"],
     }  # fmt: skip
     for figure in params["figures"]:
         for suffix in ("svg", "pdf", "png"):

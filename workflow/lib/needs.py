@@ -13,6 +13,8 @@ __all__ = ["of_claims", "of_figure", "of_likelihood"]
 def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
     """Files that a figure is drawn from."""
     entry = params["figures"][figure]
+    if entry.get("kind") == "illustration":
+        return [f"results/illustrations/{entry['illustration']}.safetensors"]
     curves = names_of_figure(entry)
     measured = [f"results/curves/{name}.safetensors" for name in curves]
     if entry.get("kind") == "reconstructions":
@@ -28,6 +30,7 @@ def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
         *measured,
         *(f"results/bdmc/{name}.csv" for name in bounded),
         *(f"results/exact/{name}.safetensors" for name in curves if name in params["closed_form"]),
+        *(f"results/variational/{name}.safetensors" for name in names_of_figure(entry, "variational")),
     ]
 
 
@@ -36,6 +39,7 @@ def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
     names = names_of_claims(params["claims"][figure])
     return [
         *(f"results/curves/{name}.safetensors" for name in names["curves"]),
+        *(f"results/variational/{name}.safetensors" for name in names["variational"]),
         *(f"results/bdmc/{name}.csv" for name in names["bdmc"]),
     ]
 

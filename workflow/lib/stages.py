@@ -15,8 +15,9 @@ import needs
 import yaml
 
 MARK = "  # From here on written by `make stages`, out of params.yaml.\n"
-_FOLDERS = ("curves", "exact", "bdmc", "decoders", "data")
+_FOLDERS = ("curves", "exact", "bdmc", "variational", "illustrations", "decoders", "data")
 _DRAWING = ("commands/plot.py", "curve.py", "plot.py")
+_ILLUSTRATION = ("commands/plot.py", "curve.py", "illustrations/draw.py", "plot.py")
 _GRIDS = ("commands/plot.py", "curve.py", "data/load.py", "grids.py", "models/checkpoint.py", "plot.py")
 _CLAIMS = ("claims.py", "commands/claims.py", "comparison.py", "curve.py")
 
@@ -30,10 +31,10 @@ def stages(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _figure(params: Mapping[str, Any], name: str) -> dict[str, Any]:
     files = needs.of_figure(params, name)
-    grid = params["figures"][name].get("kind") == "reconstructions"
+    code = {"reconstructions": _GRIDS, "illustration": _ILLUSTRATION}.get(params["figures"][name].get("kind"), _DRAWING)
     return {
         "cmd": _command("plot", name, files, f"--output results/figures/{name}.svg"),
-        "deps": [*files, *_code(_GRIDS if grid else _DRAWING)],
+        "deps": [*files, *_code(code)],
         "params": ["plot", "closed_form", f"figures.{name}"],
         "outs": [f"results/figures/{name}.{suffix}" for suffix in ("svg", "pdf", "png")],
     }

@@ -1,6 +1,8 @@
 """
 REQUIRED INPUTS: results/curves/{curve}.safetensors, results/bdmc/{curve}.csv of each curve of the figure
                  results/exact/{curve}.safetensors where the curve has a closed form
+                 results/variational/{variational}.safetensors where it draws bounds by Gaussian channels
+                 results/illustrations/{illustration}.safetensors for an illustration
                  for grids of reconstructions: results/decoders/{model}.safetensors, results/data/{dataset}
 OUTPUTS: results/figures/{figure}.{svg,pdf,png}
          results/claims/{claimed}.{json,csv}, what the paper says of a figure, decided

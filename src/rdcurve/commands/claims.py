@@ -22,11 +22,13 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         if wanted and getattr(args, folder) is None:
             raise FileError(f"the claims about {args.name} cannot be decided without --{folder}")
     loaded = {name: RDCurve.load(args.curves / f"{name}.safetensors") for name in needed["curves"]}
+    loaded |= {name: RDCurve.load(args.variational / f"{name}.safetensors") for name in needed["variational"]}
     if not entry.get("all_images", False):
         loaded = same_images(loaded)
-    curves = {name: MeanCurve.measured(name, curve) for name, curve in loaded.items()}
-    bounds = {name: RDCurve.load(args.variational / f"{name}.safetensors") for name in needed["variational"]}
-    curves |= {name: MeanCurve.bound(name, curve) for name, curve in bounds.items()}
+    curves = {
+        name: MeanCurve.bound(name, curve) if name in needed["variational"] else MeanCurve.measured(name, curve)
+        for name, curve in loaded.items()
+    }
     gaps = {}
     for name in needed["bdmc"]:
         path = args.bdmc / f"{name}.csv"
