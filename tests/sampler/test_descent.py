@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from problems import DTYPE, linear_problem, threshold
+from problems import DTYPE, curved_decoder, linear_problem, threshold
+from sampler_checks import by_quadrature, detectable
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import rdcurve
 from rdcurve.sampler.ais import Groups, log_mean_exp
@@ -40,13 +42,9 @@ def holes_target(n_images=3):
     return Target(standard_normal(2, DTYPE), two_holes(0.9), SquaredError(), x)
 
 
-def exact_log_z(target, betas, n=1601, width=5.0):
-    """By the trapezoid rule, [K, N]."""
-    axis = torch.linspace(-width, width, n, dtype=DTYPE)
-    z = torch.cartesian_prod(axis, axis)
-    log_cell = target.prior.log_prob(z) + 2 * np.log(2 * width / (n - 1))
-    d = (target.decoder(z)[:, None] - target.x).square().sum(-1)
-    return torch.stack([(log_cell[:, None] - float(beta) * d).logsumexp(0) for beta in betas]).numpy()
+def exact_log_z(target, betas):
+    """Log Z of the first image, which the others are like, [K, 1]. The narrow mode is 1.5 cells wide, enough."""
+    return by_quadrature(target.prior, target.decoder, target.x[:1], betas, -5, 5, 800)[2]
 
 
 def test_search_finds_the_narrow_mode_and_says_how_often():
@@ -79,9 +77,9 @@ def test_mixture_is_a_density_and_its_samples_are_its_own():
     """Integrates to one on a grid; mean and variance of 200,000 draws, false-fail rate 1e-6, detects 1 %."""
     target = holes_target(1)
     mixture = mixture_at(target, find_modes(target, 30.0, torch.arange(1), seed=1, n_starts=32, n_modes=4), 30.0)
-    axis = torch.linspace(-6, 6, 1501, dtype=DTYPE)
+    axis = torch.linspace(-6, 6, 601, dtype=DTYPE)
     grid = torch.cartesian_prod(axis, axis)[:, None]
-    mass = mixture.log_prob(grid)[:, 0].exp() * (12 / 1500) ** 2
+    mass = mixture.log_prob(grid)[:, 0].exp() * (12 / 600) ** 2
     assert float(mass.sum()) == pytest.approx(1, abs=1e-6)
     draws, n = mixture.sample(3, torch.arange(1), 200_000)[:, 0], 200_000
     mean = (mass[:, None] * grid[:, 0]).sum(0)
@@ -91,30 +89,53 @@ def test_mixture_is_a_density_and_its_samples_are_its_own():
     assert ((draws.var(0) - variance).abs() < threshold(4) * ((fourth - variance.square()) / n).sqrt()).all()
 
 
-def test_weights_on_the_way_down_are_unbiased():
-    """E[w] = Z at every recorded beta, on linear decoders (closed form), with short bridges and schedules.
+def learned_prior():
+    """Of either code its own mixture of two Gaussians."""
+    logits, mean = (
+        torch.tensor([[0.0, 0.5], [0.3, 0.0]], dtype=DTYPE),
+        torch.tensor([[-1.0, 1.0], [0.0, 1.5]], dtype=DTYPE),
+    )
+    scale = torch.tensor([[0.5, 0.8], [0.7, 0.4]], dtype=DTYPE)
+    return Independent(MixtureSameFamily(Categorical(logits=logits), Normal(mean, scale)), 1)
 
-    4,000 chains as images that are all the same; false-fail rate 1e-6 over 5 betas; detects a factor 1.2.
+
+def linear_target():
+    problem = linear_problem(2, latent_dim=2, n_pixels=3, n_images=1)
+    return problem.target, lambda betas: problem.exact(betas)[2][:, 0]
+
+
+def folded_target(prior):
+    """A decoder that folds its codes: several modes, under a prior that need not be Gaussian."""
+    x = torch.tensor([[0.4, 0.5, -0.1]], dtype=DTYPE)
+    target = Target(prior, curved_decoder, SquaredError(), x)
+    return target, lambda betas: by_quadrature(prior, curved_decoder, x, betas, -7, 7, 400)[2][:, 0]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [linear_target, lambda: folded_target(standard_normal(2, DTYPE)), lambda: folded_target(learned_prior())],
+    ids=["linear", "folded", "learned prior"],
+)
+def test_weights_on_the_way_down_are_unbiased(made):
+    """E[w] = Z at every recorded beta, by the closed form or by quadrature, with short bridges and schedules.
+
+    40,000 chains; false-fail rate 1e-6 over 15 comparisons; detects a factor of 1.2 in Z.
     """
-    problem, n = linear_problem(2, latent_dim=2, n_pixels=3, n_images=1), 4_000
-    first = problem.target
-    learned = learn(first, 2.0, KERNEL, QUICK, Groups(2))
+    (target, exact), n = made(), 40_000
+    learned = learn(target, 2.0, KERNEL, QUICK, Groups(2))
     tuning = learned.at_length(12)
-    descent = learn_descent(first, tuning, learned, KERNEL, QUICK)
-    many = Target(first.prior, first.decoder, first.distortion, problem.x.expand(n, -1))
-    descent = descent.select(torch.zeros(n, dtype=torch.int64))
+    descent = learn_descent(target, tuning, learned, KERNEL, QUICK)
     recorded, rows = [2, 4, 6, 8, 11], {}
     descend(
-        many, descent, recorded, KERNEL, n_chains=2, seed=5, images=torch.arange(n),
+        target, descent, recorded, KERNEL, n_chains=n, seed=5, images=torch.arange(1),
         note=lambda k, chains: rows.__setitem__(k, chains.log_weight), resume=lambda start: start,
         after_step=lambda chains, noted: None,
     )  # fmt: skip
-    exact = problem.exact(tuning.betas[recorded])[2][:, 0]
-    for k in range(5):
-        ratio = (rows[k] - exact[k]).exp().flatten()
-        error = float(ratio.std()) / len(ratio) ** 0.5
-        assert error < 0.05
-        assert abs(float(ratio.mean()) - 1) < threshold(5) * error
+    for k, log_z in enumerate(exact(tuning.betas[recorded])):
+        ratio = (rows[k] - log_z).exp().flatten()
+        error = float(ratio.std()) / n**0.5
+        assert detectable(error, threshold(15)) < 0.2
+        assert abs(float(ratio.mean()) - 1) < threshold(15) * error
 
 
 def test_both_routes_together_are_right_where_one_is_not():
