@@ -15,7 +15,7 @@ from rdcurve.sampler import descent
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
-from rdcurve.sampler.modes import Mixture
+from rdcurve.sampler.modes import Mixture, Modes
 from rdcurve.sampler.prerun import PrerunSettings, learn
 
 KERNEL = Kernel(2, 0.2, 0.5)
@@ -53,31 +53,30 @@ def coverage(curve, exact, quantity, n_images=1, quantile=NORMAL):
 
 
 @pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("n_chains", "size"), [(32, 8), (40, 1)], ids=["groups", "single chains"])
-def test_intervals_of_one_image(n, n_chains, size):
-    """Student's t with one degree of freedom less than there are groups; mean over 10 betas, 93 to 97 %.
+def test_intervals_of_one_image(n):
+    """By default there are four groups of eight chains: Student's t with 3 degrees of freedom, 3.18 standard errors.
 
-    10,000 replicates know a coverage to 0.22 %, and 1,000 to 0.7 %, whence 92 to 98 there: both limits are 9 of those
-    errors from 95 %, and 3 to 4. An error bar that is 15 % too short covers 92.4 %.
+    Mean over 10 betas: 93 to 97 % for 10,000 replicates, which know a coverage to 0.22 %, and 91 to 99 for 1,000, which
+    know it to 0.7 %. It is 94 to 95 %, so that other seeds would fail with a chance of 1e-5. Error bars that are 15 %
+    too short cover 92.6 % and fail the former; 25 %, 90.3 % and the latter.
     """
-    curve, exact = replicates(n, n_chains, size)
-    low, high = (0.93, 0.97) if n == 10_000 else (0.92, 0.98)
-    quantile = float(t.isf(0.025, n_chains // size - 1))
+    curve, exact = replicates(n)
+    low, high = (0.93, 0.97) if n == 10_000 else (0.91, 0.99)
     for quantity in QUANTITIES:
-        assert low < coverage(curve, exact, quantity, quantile=quantile).mean() < high, quantity
+        assert low < coverage(curve, exact, quantity, quantile=float(t.isf(0.025, 3))).mean() < high, quantity
 
 
-@pytest.fixture(scope="module")
-def many():
-    """1,000 curves of 20 images by the default 32 chains in groups of eight."""
-    return replicates(20_000)
+@pytest.fixture(scope="module", params=[(32, 8), (40, 1)], ids=["groups", "single chains"])
+def many(request):
+    """1,000 curves of 20 images, by the default 32 chains in groups of eight, or by 40 that do not resample."""
+    return replicates(20_000, *request.param)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_intervals_of_mean_curves(many, quantity):
-    """1.96 standard errors either way: 93 to 97 % in the mean over 10 betas, which 1,000 curves know to 0.7 %, and
-    within five binomial errors of that at each of them."""
+    """1.96 standard errors either way: 93 to 97 % in the mean over 10 betas, which 1,000 curves know to 0.7 % at worst,
+    and within five such errors of that at each of them."""
     hits = coverage(*many, quantity, n_images=20)
     assert 0.93 < hits.mean() < 0.97
     assert (np.abs(hits - 0.95) < 0.02 + 5 * 0.007).all()
@@ -86,24 +85,30 @@ def test_intervals_of_mean_curves(many, quantity):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantity", ["rate_cv", "distortion_cv"])
 def test_intervals_of_the_control_variate_are_not_too_short(many, quantity):
-    """At least 93 %. They are too long where the posterior is far from Gaussian: there they cover more than 97 %."""
+    """At least 93 %. They are too long where the posterior is far from Gaussian, and cover more than 97 % there."""
     assert (coverage(*many, quantity, n_images=20) > 0.93).all()
 
 
 @pytest.fixture(scope="module")
 def both_routes():
     """200 curves of 20 images by both routes. The images are alike, and so are the mixtures around their modes."""
-    whole = descent.mixture_at
+    mixture_at = descent.mixture_at
 
     def one_for_all(target, modes, beta):
-        one = whole(
-            target.select(slice(0, 1)),
-            descent.Modes(*(v[..., :1, :] if v.ndim == 3 else v[..., :1] for v in modes)),
-            beta,
-        )
-        n = len(target.x)
-        return Mixture(modes.z, one.precision.expand(-1, n, -1, -1), modes.found)
+        first = torch.zeros(1, dtype=torch.int64)
+        one = mixture_at(target.select(first), Modes(modes.z[:, first], modes.found[:, first], modes.hits[first]), beta)
+        return Mixture(modes.z, one.precision.expand(-1, len(target.x), -1, -1), modes.found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descent, "mixture_at", one_for_all)
         yield replicates(4000, two_routes=True)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="near the prior two groups that came all the way down lend their noise to the curve"
+)
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_intervals_of_mean_curves_by_both_routes(both_routes, quantity):
+    """At least 90 % at every beta, where 200 curves know 95 % to 1.5 %. At the first it is 81 to 88 %."""
+    assert (coverage(*both_routes, quantity, n_images=20) > 0.9).all()
