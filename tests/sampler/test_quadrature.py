@@ -10,6 +10,7 @@ from sampler_checks import QUANTITIES, by_quadrature, detectable, in_standard_er
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import rdcurve
+from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.prior import scale_mixture, standard_normal, uniform
 
@@ -19,9 +20,14 @@ N_NETWORKS = 24
 
 
 def measured(decoder, x, latent_dim, **changes):
-    """128 groups of chains: their error bars have 127 degrees of freedom whichever image is the noisiest."""
+    """128 groups of chains: their error bars have 127 degrees of freedom whichever image is the noisiest.
+
+    The groups resample often, so that whatever is wrong in that is seen.
+    """
     arguments = {"beta_max": 20.0, "n_temperatures": 60, "n_recorded": N_RECORDED, "n_chains": 1024} | changes
-    return rdcurve.measure(decoder, x, latent_dim=latent_dim, prerun_settings=SETTINGS, **arguments)
+    return rdcurve.measure(
+        decoder, x, latent_dim=latent_dim, prerun_settings=SETTINGS, groups=Groups(8, resample_below=0.9), **arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,14 +96,14 @@ def under(name):
 def test_curve_under_a_prior(name):
     """Rate, distortion and log Z at 20 betas. False-fail rate 1e-6 over 240 comparisons, by Student's t.
 
-    Detects 0.3 nats in log Z: a density without its constant, a force without the prior, a proposal outside the cube
+    Detects 0.4 nats in log Z: a density without its constant, a force without the prior, a proposal outside the cube
     that is kept.
     """
     curve, exact = under(name)
     bound = student(3 * N_RECORDED * len(PRIORS), 127)
     for quantity, error in in_standard_errors(curve, exact).items():
         assert np.abs(error).max() < bound, quantity
-    assert detectable(curve.standard_error("log_z", "chains"), bound) < 0.3
+    assert detectable(curve.standard_error("log_z", "chains"), bound) < 0.4
     assert curve.acceptance.min() > 0.3
 
 
