@@ -43,8 +43,8 @@ def test_estimates_lie_on_the_side_of_the_bound(problem, n):
     """5 settings of n runs each, 4 betas: the mean of log Z never lies above the exact one, and the point (mean
     distortion, mean rate) never below the exact curve (Prop. 4), by more than chance: 1e-6 over all 80 comparisons.
 
-    With the last setting 5,000 runs detect a violation of 0.2 nats, 500 one of 0.6. With eight temperatures both bounds
-    are seen to be off by more than chance, so that the other sign would fail.
+    With the last setting 5,000 runs detect a violation of 0.25 nats, 500 one of 0.8. With eight temperatures both
+    bounds are seen to be off by more than chance, so that the other sign would fail.
     """
     target, exact = problem()
     many = Target(target.prior, target.decoder, target.distortion, target.x.expand(n, -1))
@@ -68,7 +68,7 @@ def test_estimates_lie_on_the_side_of_the_bound(problem, n):
         if (n_temperatures, n_chains) == (8, 4):
             assert excess[-1] < -bound
             assert above[-1] > bound
-    assert detectable(curve.log_z.std(1) / n**0.5, bound) < (0.2 if n == 5000 else 0.6)
+    assert detectable(curve.log_z.std(1) / n**0.5, bound) < (0.25 if n == 5000 else 0.8)
 
 
 def gaps(lengths, n, beta_max=20.0):
