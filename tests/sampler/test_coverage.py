@@ -66,10 +66,11 @@ def test_intervals_of_one_image(n):
         assert low < coverage(curve, exact, quantity, quantile=float(t.isf(0.025, 3))).mean() < high, quantity
 
 
-@pytest.fixture(scope="module", params=[(32, 8), (40, 1)], ids=["groups", "single chains"])
+@pytest.fixture(scope="module", params=[(20, 32, 8), (10, 40, 1)], ids=["groups", "single chains"])
 def many(request):
-    """1,000 curves of 20 images, by the default 32 chains in groups of eight, or by 40 that do not resample."""
-    return replicates(20_000, *request.param)
+    """1,000 curves: of 20 images by the default 32 chains in groups of eight, or of 10 by 40 that do not resample."""
+    n_images, *chains = request.param
+    return *replicates(1000 * n_images, *chains), n_images
 
 
 @pytest.mark.slow
@@ -77,7 +78,8 @@ def many(request):
 def test_intervals_of_mean_curves(many, quantity):
     """1.96 standard errors either way: 93 to 97 % in the mean over 10 betas, which 1,000 curves know to 0.7 % at worst,
     and within five such errors of that at each of them."""
-    hits = coverage(*many, quantity, n_images=20)
+    curve, exact, n_images = many
+    hits = coverage(curve, exact, quantity, n_images)
     assert 0.93 < hits.mean() < 0.97
     assert (np.abs(hits - 0.95) < 0.02 + 5 * 0.007).all()
 
@@ -86,7 +88,8 @@ def test_intervals_of_mean_curves(many, quantity):
 @pytest.mark.parametrize("quantity", ["rate_cv", "distortion_cv"])
 def test_intervals_of_the_control_variate_are_not_too_short(many, quantity):
     """At least 93 %. They are too long where the posterior is far from Gaussian, and cover more than 97 % there."""
-    assert (coverage(*many, quantity, n_images=20) > 0.93).all()
+    curve, exact, n_images = many
+    assert (coverage(curve, exact, quantity, n_images) > 0.93).all()
 
 
 @pytest.fixture(scope="module")
