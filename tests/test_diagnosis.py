@@ -51,7 +51,10 @@ def healthy():
 HEALTHY = [(make, seed, 1 + seed % 5) for seed in range(1, 26) for make in (linear, network)]
 
 
-@pytest.mark.parametrize("problems", [HEALTHY[:2], pytest.param(HEALTHY, marks=pytest.mark.slow)], ids=["few", "all"])
+ALL = pytest.param(HEALTHY, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])  # three minutes of a free core
+
+
+@pytest.mark.parametrize("problems", [HEALTHY[:2], ALL], ids=["few", "all"])
 def test_healthy_runs_are_quiet(healthy, problems):
     """50 curves of linear decoders and of random networks with 1 to 5 codes: at most one (2 %) is warned of; of the
     first few none."""
