@@ -108,9 +108,6 @@ def both_routes():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="near the prior two groups that came all the way down lend their noise to the curve"
-)
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_intervals_of_mean_curves_by_both_routes(both_routes, quantity):
     """At least 90 % at every beta, where 200 curves know 95 % to 1.5 %. At the first it is 81 to 88 %."""

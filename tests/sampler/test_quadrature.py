@@ -109,12 +109,7 @@ def test_curve_under_a_prior(name):
     assert curve.acceptance.min() > 0.3
 
 
-AT_A_WALL = pytest.mark.xfail(strict=True, reason="the mean of the virial is not zero where the density ends at a wall")
-
-
-@pytest.mark.parametrize(
-    "name", ["standard_normal", pytest.param("uniform", marks=AT_A_WALL), "scale_mixture", "learned"]
-)
+@pytest.mark.parametrize("name", ["standard_normal", "uniform", "scale_mixture", "learned"])
 def test_control_variate_under_a_prior(name):
     """`distortion_cv` and `rate_cv` of the same curves. False-fail rate 1e-6 over 160 comparisons."""
     curve, (rate, distortion, _) = under(name)

@@ -179,9 +179,15 @@ def learn_descent(
     from_below = tuple(float(thinned[end]) for end in reversed(ends))  # beta where each block begins
     metric = Metric(from_below, torch.stack(eigenvalues[::-1]), torch.stack(eigenvectors[::-1]))
     table = retimed(smooth(down.table, settings.smoothing), thinned, betas)
-    # Any fixed weights keep the mean of both unbiased. Equal ones would cost log 2 wherever a route is of no use.
-    up = interpolated(learned.swept.log_z, learned.swept.tuning.betas, betas)
-    share = (up - interpolated(log_z, thinned, betas)).sigmoid().clamp(0.05, 0.95)
+    # Any fixed weights keep the mean of both unbiased. Equal ones would cost log 2 wherever a route is of no use, and
+    # near the prior lend the noise of chains that have come all the way down to those that have just left: the variance
+    # of log w grows as the length walked.
+    measured_on = learned.swept.tuning.betas
+    walked = torch.cat([learned.cost.new_zeros(1), learned.cost.cumsum(0)])[:, None]
+    up_length = interpolated(walked, measured_on, betas).to(device)
+    to_go = ((learned.length - up_length) / up_length).clamp(min=1)
+    difference = interpolated(learned.swept.log_z, measured_on, betas) - interpolated(log_z, thinned, betas)
+    share = (difference + to_go.log()).sigmoid().clamp(0.05, 0.95)
     return Descent(tuple(searches), smooth(across.table, 5), Tuning(betas, table, metric), share)
 
 

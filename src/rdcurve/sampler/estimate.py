@@ -136,7 +136,8 @@ def estimate(
     log_z_se, d_se, rate_se, d_cv_se, rate_cv_se = errors
     # Of the noise that the virial leaves, most is the product of one group's force with the centre that the other
     # groups lend it. Every pair of groups enters twice, alike; the jackknife takes the two for independent.
-    d_cv_se, rate_cv_se = math.sqrt(2) * d_cv_se, math.sqrt(2) * rate_cv_se
+    if slope > 0:
+        d_cv_se, rate_cv_se = math.sqrt(2) * d_cv_se, math.sqrt(2) * rate_cv_se
     values = (
         log_z,
         d,

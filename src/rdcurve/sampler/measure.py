@@ -190,7 +190,7 @@ def formal_run(
             )
             record.log_weight[k, :n_chains] = chains.log_weight
             record.distortion[k, :n_chains] = chains.state.point.distortion
-            record.virial[k, :n_chains] = virial(chains.state, chains.log_weight, float(betas[until]), groups.size)
+            record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)
             record.acceptance[k] = chains.acceptance / chains.n_moves
             record.code[k, 0] = _draw(chains, seed, images)
             chains = chains.recount()
@@ -232,7 +232,7 @@ def _descend(
         beta = float(descent.tuning.betas[recorded[k]])
         record.log_weight[k, here] = chains.log_weight
         record.distortion[k, here] = chains.state.point.distortion
-        record.virial[k, here] = virial(chains.state, chains.log_weight, beta, groups.size)
+        record.virial[k, here] = _virial(target, chains, beta, groups)
         record.code[k, 1] = _draw(chains, seed_of(seed, "down"), images)
         checkpoint.offer("down", _Run(chains.recount(), record))
 
@@ -256,6 +256,13 @@ def _descend(
     return record
 
 
+def _virial(target: Target, chains: Chains, beta: float, groups: Groups) -> Tensor:
+    """The control variate, [C, N]; zeros where the prior ends at a wall: integration by parts leaves a term there."""
+    if not covers_everything(target.prior):
+        return torch.zeros_like(chains.log_weight)
+    return virial(chains.state, chains.log_weight, beta, groups.size)
+
+
 def _estimates(
     record: _Recorded,
     beta: Tensor,
@@ -274,11 +281,11 @@ def _estimates(
         rows.append(
             estimate(record.log_weight[k], record.distortion[k], record.virial[k], float(beta[k]), groups.size, routes)
         )
-        log_z = group_log_mean_exp(record.log_weight[k], groups.size)
+        log_z, given = group_log_mean_exp(record.log_weight[k], groups.size), rows[-1].log_z
         if descent is None:
-            doubts.append(doubt(log_z))
+            doubts.append(doubt(given, log_z))
         else:
-            doubts.append(doubt(log_z[:n_groups], log_z[n_groups:], sum(s.hits for s in descent.searches)))
+            doubts.append(doubt(given, log_z[:n_groups], log_z[n_groups:], sum(s.hits for s in descent.searches)))
     arrays = {name: torch.stack([getattr(row, name) for row in rows]) for name in Estimate._fields}
     arrays |= {"acceptance": record.acceptance, "doubt": torch.stack(doubts)}
     return {name: value.cpu().numpy() for name, value in arrays.items()}
