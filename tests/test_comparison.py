@@ -180,6 +180,21 @@ def test_bound_is_the_convex_hull_of_its_points():
         assert exact_bound - 1e-3 < b.values[0] < exact_bound + 0.01  # chords lie above a convex curve
 
 
+def test_a_bound_that_ends_in_bad_channels_ends_in_its_best():
+    """An encoder that gets worse at the largest betas: those channels are dropped, and all rates are still covered."""
+    worse = raised(linear_curve(decoder(0), images(1), np.geomspace(0.02, 2e4, 60)), 0.5)
+    distortion = worse.distortion.copy()
+    distortion[-3:] += 1.0
+    spoilt = replace(worse, distortion=distortion, log_z=-worse.rate - worse.beta[:, None] * distortion)
+    cut = MeanCurve.bound("cut", worse.at(slice(0, -3)))
+    bound = MeanCurve.bound("spoilt", spoilt)
+    assert np.allclose(bound.rate[-4:], cut.rate[-1])
+    assert np.allclose(bound.distortion[-4:], cut.distortion[-1])
+    assert least_distortion(bound).values[0] == pytest.approx(least_distortion(cut).values[0])
+    for window in (LOW, MID, HIGH):
+        assert read([bound], window)[0][0].values[0] == pytest.approx(read([cut], window)[0][0].values[0], abs=1e-3)
+
+
 def test_spread_of_known_numbers():
     rng = np.random.default_rng(0)
     base = rng.normal(size=51)  # common to all: no difference

@@ -93,7 +93,8 @@ class MeanCurve:
         best = lines.argmin(0)
         potential = rate[best] + beta[:, None] * distortion[best]
         error = curve.standard_error("log_z", "chains")[best]
-        return cls._of(name, curve, beta, potential, error, np.ones(len(beta), dtype=bool))
+        channels = curve.at(best[::_BETWEEN])  # at a recorded beta another channel than its own may be the best
+        return cls._of(name, channels, beta, potential, error, np.ones(len(beta), dtype=bool))
 
     @classmethod
     def _of(

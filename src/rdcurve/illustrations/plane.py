@@ -21,12 +21,14 @@ from torch.distributions import Distribution, Independent, Normal
 
 from rdcurve.illustrations.blahut_arimoto import point
 from rdcurve.sampler.measure import measure
+from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.types import Decoder
 
 __all__ = ["MODELS", "TEST_POINT", "Model", "Settings", "compute"]
 
 TEST_POINT = (0.0, 0.0)
 _Z_RANGE = 8.0  # of the grid of codes, on both sides
+_PRERUN = PrerunSettings(round_temperatures=100, n_blocks=10, n_starts=4, n_modes=2)  # one number is soon learned
 _LEAST = 3e-3  # prior density, as a share of the highest, where a path is still drawn
 
 
@@ -121,6 +123,7 @@ def _ais(model: Model, x: Tensor, settings: Settings) -> dict[str, np.ndarray]:
         n_temperatures=settings.n_temperatures,
         n_recorded=settings.n_recorded,
         n_chains=settings.n_chains,
+        prerun_settings=_PRERUN,
         seed=settings.seed,
     )
     quantities = ("rate", "distortion")
