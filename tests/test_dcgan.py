@@ -225,6 +225,7 @@ def test_bre_of_known_patterns():
     assert bre(plus, plus, -plus, half) == pytest.approx(
         sure * (8 * (2 / 4) ** 2 + 8 * 0**2) / 16 + 6 * (sure - 0.75) / 12  # 3 of 6 pairs are alike
     )
+    assert bre(plus) == pytest.approx(sure)  # one image has no pair
     two = dcgan.binarized_representation_entropy([torch.stack([plus, -plus]), torch.stack([plus, half])])
     assert float(two) == pytest.approx((bre(plus, -plus) + bre(plus, half)) / 2)
 

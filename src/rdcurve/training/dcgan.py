@@ -184,7 +184,7 @@ def binarized_representation_entropy(hidden: Sequence[Tensor]) -> Tensor:
     s_i . s_j / d of standard deviation 1 / sqrt(d).
 
     Args:
-        hidden: h of each layer, before the activation, [B, ...]; B > 1.
+        hidden: h of each layer, before the activation, [B, ...].
     """
     return torch.stack([_marginal_entropy(s) + _correlation(s) for s in map(_soft_sign, hidden)]).mean()
 
@@ -202,4 +202,6 @@ def _marginal_entropy(s: Tensor) -> Tensor:
 def _correlation(s: Tensor) -> Tensor:
     n, d = s.shape
     excess = ((s @ s.T).abs() / d - _TOLERATED / math.sqrt(d)).clamp(min=0)
-    return (excess.sum() - excess.diagonal().sum()) / (n * (n - 1))
+    return (excess.sum() - excess.diagonal().sum()) / max(
+        n * (n - 1), 1
+    )  # one image, as at an epoch's end, has no pair
