@@ -204,4 +204,4 @@ def _correlation(s: Tensor) -> Tensor:
     excess = ((s @ s.T).abs() / d - _TOLERATED / math.sqrt(d)).clamp(min=0)
     return (excess.sum() - excess.diagonal().sum()) / max(
         n * (n - 1), 1
-    )  # one image, as at an epoch's end, has no pair
+    )  # one image has no pair
