@@ -202,6 +202,4 @@ def _marginal_entropy(s: Tensor) -> Tensor:
 def _correlation(s: Tensor) -> Tensor:
     n, d = s.shape
     excess = ((s @ s.T).abs() / d - _TOLERATED / math.sqrt(d)).clamp(min=0)
-    return (excess.sum() - excess.diagonal().sum()) / max(
-        n * (n - 1), 1
-    )  # one image has no pair
+    return (excess.sum() - excess.diagonal().sum()) / max(n * (n - 1), 1)  # one image has no pair
