@@ -20,8 +20,9 @@ localrules:
 
 
 rule all:
-    """Every figure, and every claim about them."""
+    """Every figure, every claim about them, and the log-likelihoods."""
     default_target: True
     input:
         expand("results/figures/{figure}.svg", figure=config["figures"]),
         "results/claims/scorecard.md",
+        "results/likelihood/likelihood.md",

@@ -1,7 +1,8 @@
 """Wall time and peak memory of a certified curve: the real commands rdcurve prerun, ais and bdmc, one after the other.
 
-A curve of params.yaml, measured on 50 images to a BDMC gap of 0.5 nats unless told otherwise, from a trained decoder.
-Every finished command is saved; a rerun, also with more repeats, goes on from there, within a command from its state.
+A curve of params.yaml from a trained decoder, with the gap and on the images that stand there unless told otherwise:
+the files in the work folder are then those that the pipeline makes. Every finished command is saved; a rerun, also with
+more repeats, goes on from there, within a command from its state.
 
     python benchmarks/certified_curve.py --decoders results/decoders --data results/data/mnist --work /tmp/certified
 """
@@ -24,23 +25,30 @@ STEPS = ("prerun", "ais", "bdmc")
 
 
 def prepare(args: argparse.Namespace) -> Path:
-    """A params.yaml beside the results, with one curve named `bench`."""
+    """A params.yaml beside the results, with one curve."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    curve = {key: value for key, value in params["curves"][args.curve].items() if key != "n_temperatures"}
-    curve |= {"gap": args.gap, "sampler": {**curve.get("sampler", {}), "n_images": args.images}}
+    curve = params["curves"][args.curve]
+    if args.gap is not None:
+        curve["gap"] = args.gap
+        curve.pop("n_temperatures", None)
     if args.beta_max is not None:
         curve["beta_max"] = args.beta_max
-    if args.max_temperatures is not None:
-        curve["prerun"] = {**curve.get("prerun", {}), "max_temperatures": args.max_temperatures}
-    params["curves"] = {"bench": curve}
-    params["figures"], params["closed_form"] = {}, {}
+    for section, key in (("sampler", "n_images"), ("prerun", "max_temperatures")):
+        value = getattr(args, key)
+        if value is not None:
+            curve[section] = {**curve.get(section, {}), key: value}
+    params["curves"] = {args.curve: curve}
+    for section in ("repeats", "closed_form", "figures", "claims", "variational"):
+        params[section] = {}
+    params["likelihood"]["curves"] = {}
     path = args.work / "params.yaml"
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     return path
 
 
 def command(step: str, args: argparse.Namespace, params: Path, folder: Path) -> list[str]:
-    decoder = args.decoders / f"{args.model}.safetensors"
+    model = yaml.safe_load(params.read_text())["curves"][args.curve]["model"]
+    decoder = args.decoders / f"{model}.safetensors"
     common = f"--params {params} --decoder {decoder} --data {args.data} --state {folder / 'state'}".split()
     tuning, curve = folder / "step_sizes.safetensors", folder / "curve.safetensors"
     own = {
@@ -49,7 +57,7 @@ def command(step: str, args: argparse.Namespace, params: Path, folder: Path) -> 
                 "--errors", folder / "curve.json"],
         "bdmc": ["--step-sizes", tuning, "--output", folder / "bdmc.csv", "--gap", folder / "bdmc.json"],
     }[step]  # fmt: skip
-    return [sys.executable, "-m", "rdcurve", step, "bench", *common, *map(str, own)]
+    return [sys.executable, "-m", "rdcurve", step, args.curve, *common, *map(str, own)]
 
 
 def measured(words: list[str], log: Path) -> dict[str, float]:
@@ -92,16 +100,15 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="folder of the fetched data set")
     options.add_argument("--work", type=Path, required=True, help="folder for settings, results, states and logs")
     options.add_argument("--curve", default="vae10", help="entry of params.yaml")
-    options.add_argument("--model", default="vae10", help="decoder")
-    options.add_argument("--images", type=int, default=50)
-    options.add_argument("--gap", type=float, default=0.5)
+    options.add_argument("--n-images", type=int, help="default: that of params.yaml")
+    options.add_argument("--gap", type=float, help="nats; default: that of the curve")
     options.add_argument("--beta-max", type=float, help="default: that of the curve")
     options.add_argument("--max-temperatures", type=int, help="default: that of params.yaml")
     args = options.parse_args()
     args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     params = prepare(args)
-    same = {name: getattr(args, name) for name in ("curve", "model", "images", "gap", "beta_max", "max_temperatures")}
+    same = {name: getattr(args, name) for name in ("curve", "n_images", "gap", "beta_max", "max_temperatures")}
     cells = Cells(args, same)
     for repeat in range(args.repeats):
         folder = args.work / str(repeat)

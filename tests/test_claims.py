@@ -314,11 +314,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def decided(folder, figure="figure0"):
+def decided(folder, figure="figure0", entry=ENTRY):
     args = argparse.Namespace(name=figure, guard=Guard())
     args.curves, args.variational, args.bdmc = folder / "curves", folder / "variational", folder / "bdmc"
     args.output, args.table = folder / f"verdicts/{figure}.json", folder / f"verdicts/{figure}.csv"
-    command.run(args, {"claims": {figure: ENTRY}})
+    command.run(args, {"claims": {figure: entry}})
     assert args.guard.checked == 1
     return json.loads(args.output.read_text()), pd.read_csv(args.table)
 
@@ -339,6 +339,28 @@ def test_command_writes_verdicts_and_every_comparison(folder, capsys):
     said = capsys.readouterr().out
     assert "REPRODUCED  better: a is better than b." in said
     assert "undecided      a − b_bound, high" in said
+
+
+def test_all_images_or_those_that_both_have(folder):
+    """The first ten images of a curve beside all of it: nothing is compared with itself where all are asked for."""
+    curve = measured(seed=1)
+    curve.save(folder / "curves/a.safetensors")
+    curve.first(10).save(folder / "curves/b.safetensors")
+    claim = {"id": "c", "statement": "s", "kind": "same", "pairs": PAIR, "windows": ["mid"], "over": "chains"}
+    entry = RULE | {"claims": [claim]}
+    assert curve.rate.shape[1] > 10
+    assert decided(folder, entry=entry)[0]["c"]["difference"] == 0
+    assert abs(decided(folder, entry=entry | {"all_images": True})[0]["c"]["difference"]) > 1e-3
+
+
+def test_command_compares_on_the_images_that_all_have(folder):
+    measured(0.8, seed=1).first(20).save(folder / "curves/a.safetensors")
+    measured(1.2, seed=3).save(folder / "variational/b_bound.safetensors")
+    found, table = decided(folder)
+    assert {name: part["verdict"] for name, part in found.items()} == {
+        "better": "reproduced", "tight": "not reproduced", "end": "reproduced",
+    }  # fmt: skip
+    assert table["standard_error_images"].notna().all()
 
 
 def test_command_names_what_is_missing(folder):

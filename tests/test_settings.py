@@ -55,6 +55,18 @@ def put(params, dotted, value):
         ("sampler.n_images", 1, "sampler.n_images: 1 is less than"),
         ("ais.n_chains", 1, "ais.n_chains: 1 is less than the minimum of 2"),
         ("ais.n_chains", "40", "ais.n_chains: '40' is not of type 'integer'"),
+        ("variational.gan2_amortised.method", "flow", "'flow' is not one of amortised, per_image"),
+        ("variational.gan2_amortised.n_codes", 8, "variational.gan2_amortised: unknown key 'n_codes'; legal"),
+        ("variational.gan2_per_image.n_codes", 3, "variational.gan2_per_image.n_codes: 3 is not a multiple of 2"),
+        ("variational.gan2_amortised.curve", "gan3", "gan2_amortised.curve: 'gan3' is not one of the curves: linear"),
+        ("variational.gan2_amortised.model", "gan5", "gan2_amortised.model is gan5, but that of curves.gan2"),
+        ("variational.gan2_amortised.beta_min", 40000, "beta_min is 40000, not below beta_max = 36000 of its curve"),
+        ("variational.gan5", {}, "variational.gan5: 'method' is a required property"),
+        ("figures.figure8a.variational", {"gan2": "x"}, "figure8a.variational: 'gan2' is not one of the variational"),
+        ("claims.figure8.variational", [], "claims.figure8: 'gan2_amortised' is not one of the curves"),
+        ("illustrations.plane.n_chains", 20, "illustrations.plane.n_chains: 20 is not a multiple of 8"),
+        ("figures.figure1.illustration", "venn", "figure1.illustration: 'venn' is not one of the illustrations: geom"),
+        ("figures.figure1.curves", {"gan2": "x"}, "figures.figure1: unknown key 'curves'; legal keys: kind, title"),
     ],
 )
 def test_wrong_settings_are_named(params, where, value, message):
@@ -70,6 +82,12 @@ def test_wrong_settings_are_named(params, where, value, message):
 def test_missing_settings_are_named(params):
     del params["ais"]["seed"]
     with pytest.raises(SettingsError, match="'seed' is a required property"):
+        settings.check(params)
+
+
+def test_a_variational_curve_has_a_name_of_its_own(params):
+    params["variational"]["gan5"] = params["variational"]["gan2_amortised"]
+    with pytest.raises(SettingsError, match=r"variational\.gan5: 'gan5' is also the name of a curve or repeat"):
         settings.check(params)
 
 
@@ -125,6 +143,9 @@ def test_every_model_and_curve_serves_a_figure(params):
     drawn = {params["repeats"].get(name, {"curve": name})["curve"] for name in named}
     assert drawn == set(params["curves"])
     assert set(params["repeats"]) <= named
+    bounds = {name for entry in params["figures"].values() for name in settings.names_of_figure(entry, "variational")}
+    assert bounds == set(params["variational"])
+    assert {entry.get("illustration") for entry in params["figures"].values()} - {None} == set(params["illustrations"])
     used = {params["curves"][curve]["model"] for curve in drawn}
     composed = set(params["compositions"])
     assert composed <= used

@@ -21,7 +21,7 @@ EXIT_UNFINISHED = 75  # stopped by a signal with its state saved: run the same c
 def sections(verb: str, name: str, curve: str = "") -> list[str]:
     """Parts of params.yaml that a step reads: it is handed nothing else, and dvc.yaml lists the same.
 
-    `curve` is what a repeat repeats.
+    `curve` is what a repeat repeats, or a variational curve bounds.
 
     Examples:
         >>> sections("ais", "vae10")
@@ -36,9 +36,12 @@ def sections(verb: str, name: str, curve: str = "") -> list[str]:
         "repeat": ["sampler", "ais", f"curves.{curve}", f"repeats.{name}"],
         "bdmc": ["sampler", "prerun", "bdmc", f"curves.{name}"],
         "exact": [f"curves.{name}"],
+        "variational": ["training", "sampler", f"curves.{curve}", f"variational.{name}"],
+        "illustrate": [f"illustrations.{name}"],
         "plot": ["plot", "closed_form", f"figures.{name}"],
         "claims": [f"claims.{name}"],
         "scorecard": ["claims"],
+        "likelihood": ["likelihood"],
         "measure": [],
     }[verb]
 
@@ -81,7 +84,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
     everything = read(args.params)
     chosen: dict[str, Any] = {}
-    curve = everything["repeats"].get(args.name, {}).get("curve", "")
+    curve = {**everything["repeats"], **everything["variational"]}.get(args.name, {}).get("curve", "")
     for key in sections(args.verb, args.name, curve):
         top, _, entry = key.partition(".")
         if not entry:
@@ -182,11 +185,22 @@ def _parser() -> argparse.ArgumentParser:
     path(sub, "--output", "closed-form curve to write")
     path(sub, "--differences", "measured minus exact, JSON to write")
 
+    sub = verb("variational", "an upper bound on a curve, by Gaussian channels", "variational curve")
+    decoder_and_data(sub)
+    path(sub, "--output", "curve to write, per image")
+    path(sub, "--history", "losses, CSV to write")
+    resumable(sub)
+    device(sub)
+
+    sub = verb("illustrate", "a small problem where everything can be computed", "illustration")
+    path(sub, "--output", "arrays to write")
+
     sub = verb("plot", "draw a figure as SVG, PDF and PNG", "figure")
-    path(sub, "--curves", "folder of measured curves")
+    path(sub, "--curves", "folder of measured curves", required=False)
     path(sub, "--exact", "folder of closed-form curves", required=False)
     path(sub, "--bdmc", "folder of BDMC points", required=False)
     path(sub, "--variational", "folder of variational curves", required=False)
+    path(sub, "--illustrations", "folder of what `rdcurve illustrate` wrote", required=False)
     path(sub, "--decoders", "folder of checkpoints, for reconstructions", required=False)
     path(sub, "--data", "folder of fetched data sets, for reconstructions", required=False)
     path(sub, "--output", "SVG to write; PDF and PNG go beside it")
@@ -202,6 +216,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(name="")
     path(sub, "--params", "settings file")
     path(sub, "--verdicts", "folder of what `rdcurve claims` wrote")
+    path(sub, "--output", "table to write, Markdown")
+    path(sub, "--table", "the same, CSV to write")
+
+    sub = verb("likelihood", "log p(x) of models with Gaussian noise, from their curves")
+    sub.set_defaults(name="")
+    path(sub, "--params", "settings file")
+    path(sub, "--curves", "folder of measured curves")
+    path(sub, "--decoders", "folder of checkpoints")
+    path(sub, "--bdmc", "folder of BDMC points")
     path(sub, "--output", "table to write, Markdown")
     path(sub, "--table", "the same, CSV to write")
 

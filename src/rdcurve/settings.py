@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import yaml
@@ -68,16 +68,24 @@ def check(params: Any) -> None:
             raise SettingsError(f"curves.{curve}.recipe is none of the recipes: write it as a reference, *name")
     _check_repeats(params)
     measured = {**params["curves"], **params["repeats"]}
+    _check_variational(params)
     for figure, entry in params["figures"].items():
         for name in names_of_figure(entry):
             _one_of(f"figures.{figure}.curves: {name!r}", name, measured, "curves and repeats")
+        for name in names_of_figure(entry, "variational"):
+            _one_of(f"figures.{figure}.variational: {name!r}", name, params["variational"], "variational curves")
+        if "illustration" in entry:
+            name = entry["illustration"]
+            _one_of(f"figures.{figure}.illustration: {name!r}", name, params["illustrations"], "illustrations")
     for figure, entry in params["claims"].items():
-        for kind, legal in (("curves", measured), ("bdmc", params["curves"])):
+        for kind, legal in (("curves", measured), ("variational", params["variational"]), ("bdmc", params["curves"])):
             for name in names_of_claims(entry)[kind]:
                 _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
         for claim in entry["claims"]:
             for window in claim.get("windows", []):
                 _one_of(f"claims.{figure}.{claim['id']}: window {window!r}", window, entry["windows"], "windows")
+    for name in params["likelihood"]["curves"]:
+        _one_of(f"likelihood.curves: {name!r}", name, params["curves"], "curves")
     for curve, entry in params["curves"].items():
         network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
         trained_on = params["models"][network]["dataset"]
@@ -118,15 +126,15 @@ def check(params: Any) -> None:
             raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
 
 
-def names_of_figure(entry: Mapping[str, Any]) -> list[str]:
-    """The curves that a figure draws, on one panel or on several, in order.
+def names_of_figure(entry: Mapping[str, Any], kind: Literal["curves", "variational"] = "curves") -> list[str]:
+    """The curves that a figure draws, or the variational ones, on one panel or on several, in order.
 
     Examples:
         >>> names_of_figure({"panels": {"left": {"curves": {"a": "A"}}, "right": {"curves": {"b": "B", "a": "A"}}}})
         ['a', 'b']
     """
     parts = entry.get("panels", {"": entry}).values()
-    return list(dict.fromkeys(name for part in parts for name in part.get("curves", {})))
+    return list(dict.fromkeys(name for part in parts for name in part.get(kind, {})))
 
 
 def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -156,6 +164,22 @@ def _check_repeats(params: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{where}.{key} is {entry[key]}, but that of curves.{entry['curve']} {curve[key]}")
         if entry["seed"] == section(params, "prerun", entry["curve"])["seed"]:
             raise SettingsError(f"{where}.seed is {entry['seed']}, the seed of the prerun; the noise must be new")
+
+
+def _check_variational(params: Mapping[str, Any]) -> None:
+    for name, entry in params["variational"].items():
+        where = f"variational.{name}"
+        _one_of(f"{where}.curve: {entry['curve']!r}", entry["curve"], params["curves"], "curves")
+        if name in params["curves"] or name in params["repeats"]:
+            raise SettingsError(f"{where}: {name!r} is also the name of a curve or repeat")
+        curve = params["curves"][entry["curve"]]
+        for key in ("model", "dataset"):
+            if entry[key] != curve[key]:
+                raise SettingsError(f"{where}.{key} is {entry[key]}, but that of curves.{entry['curve']} {curve[key]}")
+        if not entry["beta_min"] < curve["beta_max"]:
+            raise SettingsError(
+                f"{where}.beta_min is {entry['beta_min']}, not below beta_max = {curve['beta_max']} of its curve"
+            )
 
 
 def section(params: Mapping[str, Any], step: str, curve: str) -> dict[str, Any]:

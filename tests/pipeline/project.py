@@ -117,10 +117,14 @@ class Project:
 def only(params: dict, over: dict) -> dict:
     """`over` laid over `params`; of models, curves, figures and the like only those that it names are kept."""
     merged = merge(params, over)
-    for section in ("models", "compositions", "curves", "repeats", "closed_form", "figures", "claims"):
+    for section in (
+        "models", "compositions", "curves", "repeats", "closed_form", "variational", "illustrations", "figures",
+        "claims",
+    ):  # fmt: skip
         merged[section] = {name: merged[section][name] for name in over.get(section, {})}
+    merged["likelihood"] = {**params["likelihood"], "curves": over.get("likelihood", {}).get("curves", {})}
     for figure, entry in over["figures"].items():  # what it draws is given anew
-        merged["figures"][figure] |= {key: entry[key] for key in ("curves", "panels") if key in entry}
+        merged["figures"][figure] |= {key: entry[key] for key in ("curves", "panels", "variational") if key in entry}
     return merged
 
 

@@ -16,8 +16,9 @@ from rdcurve.cli import _parser, sections
 # Modules that cannot change a result, or whose content is in the hash of a file (networks: in the checkpoint).
 INFRASTRUCTURE = {
     "__init__.py", "__main__.py", "cli.py", "device.py", "files.py", "progress.py", "settings.py", "state.py",
-    "types.py", "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py", "models/__init__.py",
-    "models/cnn.py", "models/linear.py", "models/mlp.py", "training/__init__.py",
+    "types.py", "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py",
+    "illustrations/__init__.py", "models/__init__.py", "models/cnn.py", "models/linear.py", "models/mlp.py",
+    "training/__init__.py",
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_stages_depend_on_the_settings_that_they_read(stages):
     for name, stage in stages.items():
         args = arguments(stage)
         declared = {key for dep in stage.deps for key in getattr(dep, "params", None) or []}
-        curve = params["repeats"].get(args.name, {}).get("curve", "")
+        curve = {**params["repeats"], **params["variational"]}.get(args.name, {}).get("curve", "")
         assert declared == set(sections(args.verb, args.name, curve)), name
 
 
@@ -53,11 +54,16 @@ def test_commands_name_their_dependencies_and_outputs(stages):
         named = {str(value) for value in vars(args).values() if isinstance(value, Path)}
         named -= {"params.yaml"}
         named -= {"results/state"}
-        if args.verb in ("plot", "claims", "scorecard"):  # handed folders, and a figure one name for three formats
+        if args.verb in (
+            "plot",
+            "claims",
+            "scorecard",
+            "likelihood",
+        ):  # handed folders, and a figure one name for three formats
             folders = {path for path in named if path not in outs}
             named = outs | {dep for dep in deps if dep.startswith("results/")}
             assert {str(Path(path).parent) for path in named - outs} == folders, name
-            assert {Path(out).stem for out in outs} == {args.name or "scorecard"}
+            assert {Path(out).stem for out in outs} == {args.name or args.verb}
         data = {dep for dep in deps if not dep.startswith("src/") and dep != "params.yaml"}
         assert named == data | outs, name
 
@@ -68,8 +74,12 @@ def test_code_that_a_step_loads_is_declared(stages):
     commands = {}
     for name, stage in stages.items():
         args = arguments(stage)
-        trainer = f"rdcurve.training.{models[args.name]['trainer']}" if args.verb == "train" else ""
-        commands.setdefault((f"rdcurve.commands.{args.verb}", trainer), (name, stage))
+        module = ""  # that the command loads by its name
+        if args.verb == "train":
+            module = f"rdcurve.training.{models[args.name]['trainer']}"
+        elif args.verb == "illustrate":
+            module = f"rdcurve.illustrations.{args.name}"
+        commands.setdefault((f"rdcurve.commands.{args.verb}", module), (name, stage))
     for loads, (name, stage) in commands.items():
         code = f"import importlib, sys; [importlib.import_module(m) for m in {loads} if m]; print(*sys.modules)"
         loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
@@ -123,7 +133,7 @@ def test_every_rule_has_log_benchmark_and_resources():
             name = block.partition(":")[0]
             for part in (
                 ("input:",)
-                if name == "claims"
+                if name in ("claims", "likelihood")
                 else (
                     "input:",
                     "output:",

@@ -21,12 +21,15 @@ def targets(tmp_path_factory, mirror):
 def test_every_target_is_made_and_is_fresh(targets):
     params = yaml.safe_load(targets.path("params.yaml").read_text())
     assert {name.partition("@")[0] for name in targets.first_run} >= {
-        "fetch", "train", "compose", "prerun", "ais", "repeat", "bdmc", "scorecard", *params["figures"],
+        "fetch", "train", "compose", "prerun", "ais", "repeat", "bdmc", "variational", "illustrate",
+        "scorecard", "likelihood", *params["figures"],
     }  # fmt: skip
     for figure in params["figures"]:
         for suffix in ("svg", "pdf", "png"):
             assert len(targets.bytes(f"results/figures/{figure}.{suffix}")) > 5000, figure
     assert "Seeds overlap" in targets.path("results/claims/scorecard.md").read_text()
+    assert "More images say the same" in targets.path("results/claims/scorecard.md").read_text()
+    assert "| gan2 | this project | 0.05 |" in targets.path("results/likelihood/likelihood.md").read_text()
     assert targets.n_jobs() == 0
     assert targets.repro() == []
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from problems import DTYPE, linear_problem, threshold
+from sampler_checks import posterior_samples, repeated
 from scipy.stats import genpareto
 
 from rdcurve.sampler.ais import start_from_prior
@@ -64,11 +65,8 @@ def test_virial_has_mean_zero_and_takes_out_the_noise():
     """Exact posterior draws of 400 equal images, beta = 200: mean of h within 5 standard errors, and the distortion's
     error falls at least fourfold. False-fail rate 1e-6."""
     problem, beta, n = linear_problem(2, latent_dim=3, n_images=1), 200.0, 400
-    precision = torch.eye(3, dtype=DTYPE) + beta / problem.variance * problem.weight.T @ problem.weight
-    mean = torch.linalg.solve(precision, beta / problem.variance * problem.weight.T @ (problem.x[0] - problem.bias))
-    root = torch.linalg.cholesky(torch.linalg.inv(precision))
-    z = mean + torch.randn(32, n, 3, generator=torch.Generator().manual_seed(1), dtype=DTYPE) @ root.T
-    many = type(problem)(problem.weight, problem.bias, problem.x.expand(n, -1), problem.variance)
+    z = posterior_samples(problem, beta, 32 * n, seed=1).view(32, n, 3)
+    many = repeated(problem, n)
     point = many.target.at(z)
     flat = torch.zeros(32, n, dtype=DTYPE)
     h = virial(State(point, torch.zeros_like(z)), flat, beta, 8)
@@ -100,28 +98,6 @@ def test_k_hat_of_too_few_or_equal_weights():
     lone = torch.zeros(40, 1, dtype=DTYPE)
     lone[7] = 1000.0
     assert float(pareto_k(lone)[0]) > 1
-
-
-def test_error_bars_of_resampling_groups_cover_the_truth():
-    """200 equal images as replicates: 95 % intervals of the mean of any ten of them cover in 93 to 97 % of the cases,
-    within the binomial error of 20 x 15 comparisons that are correlated along beta (hence 88 to 99)."""
-    from rdcurve.sampler.ais import Groups
-    from rdcurve.sampler.hmc import Kernel
-    from rdcurve.sampler.measure import formal_run
-    from rdcurve.sampler.prerun import PrerunSettings, learn
-
-    problem = linear_problem(8, n_images=1)
-    many = type(problem)(problem.weight, problem.bias, problem.x.expand(200, -1), problem.variance)
-    groups, kernel = Groups(4), Kernel(2, 0.2, 0.5)
-    settings = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=0)
-    tuning = learn(problem.target, 6.0, kernel, settings, groups).at_length(60)
-    wide = tuning.select(torch.zeros(200, dtype=torch.int64))
-    curve = formal_run(many.target, wide, list(range(4, 60, 4)), kernel, n_chains=24, seed=3, groups=groups)
-    for quantity, truth in zip(("rate", "distortion", "log_z"), problem.exact(curve.beta), strict=True):
-        means = getattr(curve, quantity).reshape(len(curve.beta), 20, 10).mean(2)
-        errors = np.sqrt(np.square(getattr(curve, f"{quantity}_se")).reshape(len(curve.beta), 20, 10).sum(2)) / 10
-        hits = np.abs(means - truth) < 1.96 * errors
-        assert 0.88 < hits.mean() < 0.99, quantity
 
 
 def test_virial_of_a_single_group_still_has_mean_zero():

@@ -7,12 +7,14 @@ from typing import Any
 
 from rdcurve.settings import names_of_claims, names_of_figure
 
-__all__ = ["of_claims", "of_figure"]
+__all__ = ["of_claims", "of_figure", "of_likelihood"]
 
 
 def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
     """Files that a figure is drawn from."""
     entry = params["figures"][figure]
+    if entry.get("kind") == "illustration":
+        return [f"results/illustrations/{entry['illustration']}.safetensors"]
     curves = names_of_figure(entry)
     measured = [f"results/curves/{name}.safetensors" for name in curves]
     if entry.get("kind") == "reconstructions":
@@ -28,6 +30,7 @@ def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
         *measured,
         *(f"results/bdmc/{name}.csv" for name in bounded),
         *(f"results/exact/{name}.safetensors" for name in curves if name in params["closed_form"]),
+        *(f"results/variational/{name}.safetensors" for name in names_of_figure(entry, "variational")),
     ]
 
 
@@ -36,5 +39,17 @@ def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
     names = names_of_claims(params["claims"][figure])
     return [
         *(f"results/curves/{name}.safetensors" for name in names["curves"]),
+        *(f"results/variational/{name}.safetensors" for name in names["variational"]),
         *(f"results/bdmc/{name}.csv" for name in names["bdmc"]),
+    ]
+
+
+def of_likelihood(params: Mapping[str, Any]) -> list[str]:
+    """Files that the table of log-likelihoods is made from."""
+    names = list(params["likelihood"]["curves"])
+    models = dict.fromkeys(params["curves"][name]["model"] for name in names)
+    return [
+        *(f"results/curves/{name}.safetensors" for name in names),
+        *(f"results/bdmc/{name}.csv" for name in names),
+        *(f"results/decoders/{model}.safetensors" for model in models),
     ]

@@ -1,7 +1,8 @@
 """The stages of dvc.yaml that are made from a varying number of curves, which DVC has no template for.
 
 `python workflow/lib/stages.py` (or `make stages`) writes them, from params.yaml, to the end of dvc.yaml: one for each
-figure, one for the claims about each, and the scorecard. A test fails where they are not what this would write.
+figure, one for the claims about each, the scorecard and the table of log-likelihoods. A test fails where they are not
+what this would write.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import needs
 import yaml
 
 MARK = "  # From here on written by `make stages`, out of params.yaml.\n"
-_FOLDERS = ("curves", "exact", "bdmc", "decoders", "data")
+_FOLDERS = ("curves", "exact", "bdmc", "variational", "illustrations", "decoders", "data")
 _DRAWING = ("commands/plot.py", "curve.py", "plot.py")
+_ILLUSTRATION = ("commands/plot.py", "curve.py", "illustrations/draw.py", "plot.py")
 _GRIDS = ("commands/plot.py", "curve.py", "data/load.py", "grids.py", "models/checkpoint.py", "plot.py")
 _CLAIMS = ("claims.py", "commands/claims.py", "comparison.py", "curve.py")
 
@@ -24,15 +26,15 @@ def stages(params: Mapping[str, Any]) -> dict[str, Any]:
     """Name -> stage, as DVC reads it."""
     made = {name: _figure(params, name) for name in params["figures"]}
     made |= {f"claims_{name}": _claims(params, name) for name in params["claims"]}
-    return made | {"scorecard": _scorecard(params)}
+    return made | {"scorecard": _scorecard(params), "likelihood": _likelihood(params)}
 
 
 def _figure(params: Mapping[str, Any], name: str) -> dict[str, Any]:
     files = needs.of_figure(params, name)
-    grid = params["figures"][name].get("kind") == "reconstructions"
+    code = {"reconstructions": _GRIDS, "illustration": _ILLUSTRATION}.get(params["figures"][name].get("kind"), _DRAWING)
     return {
         "cmd": _command("plot", name, files, f"--output results/figures/{name}.svg"),
-        "deps": [*files, *_code(_GRIDS if grid else _DRAWING)],
+        "deps": [*files, *_code(code)],
         "params": ["plot", "closed_form", f"figures.{name}"],
         "outs": [f"results/figures/{name}.{suffix}" for suffix in ("svg", "pdf", "png")],
     }
@@ -60,6 +62,20 @@ def _scorecard(params: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "params": ["claims"],
         "outs": [f"{card}.md", f"{card}.csv"],
+    }
+
+
+def _likelihood(params: Mapping[str, Any]) -> dict[str, Any]:
+    files, table = needs.of_likelihood(params), "results/likelihood/likelihood"
+    folders = "--curves results/curves --decoders results/decoders --bdmc results/bdmc"
+    return {
+        "cmd": f"rdcurve likelihood --params params.yaml {folders} --output {table}.md --table {table}.csv",
+        "deps": [
+            *files,
+            *_code(("commands/likelihood.py", "curve.py", "likelihood.py", "models/checkpoint.py")),
+        ],
+        "params": ["likelihood"],
+        "outs": [f"{table}.md", f"{table}.csv"],
     }
 
 

@@ -27,6 +27,8 @@ wildcard_constraints:
     composition="|".join(config["compositions"]) or "-",
     curve="|".join(config["curves"]),
     repeat="|".join(config["repeats"]) or "-",
+    variational="|".join(config["variational"]) or "-",
+    illustration="|".join(config["illustrations"]) or "-",
     figure="|".join(config["figures"]),
     claimed="|".join(config["claims"]) or "-",
 
@@ -49,19 +51,21 @@ def dvc(stage):
     return f"dvc --wait-for-lock repro --single-item {stage} > {{log:q}} 2>&1"
 
 
+def entry_of(wildcards):
+    """What params.yaml says of the model, variational curve or curve that a job is about."""
+    sections = {"model": "models", "variational": "variational", "curve": "curves"}
+    (name,) = sections.keys() & wildcards.keys()
+    return config[sections[name]][wildcards[name]]
+
+
 def model_of(wildcards):
     """Checkpoint that a curve is measured on."""
-    model = config["curves"][wildcards.curve]["model"]
-    return f"results/decoders/{model}.safetensors"
+    return f"results/decoders/{entry_of(wildcards)['model']}.safetensors"
 
 
 def dataset_of(wildcards):
     """Data that a model is trained on, or a curve is measured on."""
-    if "model" in wildcards.keys():
-        entry = config["models"][wildcards.model]
-    else:
-        entry = config["curves"][wildcards.curve]
-    return f"results/data/{entry['dataset']}"
+    return f"results/data/{entry_of(wildcards)['dataset']}"
 
 
 def parts_of(wildcards):
@@ -95,3 +99,8 @@ def drawn_from(wildcards):
 def decided_from(wildcards):
     """What the claims about a figure are decided from."""
     return needs.of_claims(config, wildcards.claimed)
+
+
+def tabulated_from(wildcards):
+    """What the table of log-likelihoods is made from."""
+    return needs.of_likelihood(config)

@@ -6,11 +6,14 @@ OUTPUTS: results/step_sizes/{curve}.safetensors, schedule, step sizes and metric
          results/curves/{repeat}.{safetensors,csv,json}, the formal run again with other noise
          results/bdmc/{curve}.{csv,json}, bounds from both sides, the largest gap
          results/exact/{curve}.{safetensors,json}, closed form of a linear decoder, largest differences
+         results/variational/{variational}.{safetensors,csv}, upper bound by Gaussian channels, losses
+         results/illustrations/{illustration}.safetensors, all curves of a small problem
 """
 
 
 localrules:
     exact,
+    illustrate,
 
 
 rule prerun:
@@ -134,3 +137,46 @@ rule exact:
         runtime=10,
     shell:
         dvc("exact@{wildcards.curve}")
+
+
+rule variational:
+    """Bounding a curve by Gaussian channels: {wildcards.variational}"""
+    input:
+        data=dataset_of,
+        decoder=model_of,
+        key=fresh("variational@{variational}"),
+    output:
+        curve="results/variational/{variational}.safetensors",
+        history="results/variational/{variational}.csv",
+    log:
+        "results/logs/variational/{variational}.log",
+    benchmark:
+        "results/benchmarks/variational@{variational}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        dvc("variational@{wildcards.variational}")
+
+
+rule illustrate:
+    """Computing a small problem: {wildcards.illustration}"""
+    input:
+        key=fresh("illustrate@{illustration}"),
+    output:
+        "results/illustrations/{illustration}.safetensors",
+    log:
+        "results/logs/illustrate/{illustration}.log",
+    benchmark:
+        "results/benchmarks/illustrate@{illustration}.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    shell:
+        dvc("illustrate@{wildcards.illustration}")

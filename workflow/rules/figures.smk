@@ -1,10 +1,13 @@
 """
 REQUIRED INPUTS: results/curves/{curve}.safetensors, results/bdmc/{curve}.csv of each curve of the figure
                  results/exact/{curve}.safetensors where the curve has a closed form
+                 results/variational/{variational}.safetensors where it draws bounds by Gaussian channels
+                 results/illustrations/{illustration}.safetensors for an illustration
                  for grids of reconstructions: results/decoders/{model}.safetensors, results/data/{dataset}
 OUTPUTS: results/figures/{figure}.{svg,pdf,png}
          results/claims/{claimed}.{json,csv}, what the paper says of a figure, decided
          results/claims/scorecard.{md,csv}, all of it in one table
+         results/likelihood/likelihood.{md,csv}, log p(x) from the curves
 """
 
 
@@ -13,6 +16,8 @@ localrules:
     decide,
     scorecard,
     claims,
+    tabulate,
+    likelihood,
 
 
 rule figure:
@@ -84,10 +89,37 @@ rule scorecard:
         dvc("scorecard")
 
 
+rule tabulate:
+    """Reading log-likelihoods off the curves"""
+    input:
+        files=tabulated_from,
+        key=fresh("likelihood"),
+    output:
+        text="results/likelihood/likelihood.md",
+        table=report("results/likelihood/likelihood.csv", category="Likelihood"),
+    log:
+        "results/logs/likelihood.log",
+    benchmark:
+        "results/benchmarks/likelihood.tsv"
+    conda:
+        "../envs/rdcurve.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        dvc("likelihood")
+
+
 rule claims:
     """Every claim of the paper"""
     input:
         "results/claims/scorecard.md",
+
+
+rule likelihood:
+    """log p(x) under Gaussian noise, beside published numbers"""
+    input:
+        "results/likelihood/likelihood.md",
 
 
 for name in config["figures"]:

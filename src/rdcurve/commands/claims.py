@@ -21,10 +21,14 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     for folder, wanted in needed.items():
         if wanted and getattr(args, folder) is None:
             raise FileError(f"the claims about {args.name} cannot be decided without --{folder}")
-    loaded = same_images({name: RDCurve.load(args.curves / f"{name}.safetensors") for name in needed["curves"]})
-    curves = {name: MeanCurve.measured(name, curve) for name, curve in loaded.items()}
-    bounds = {name: RDCurve.load(args.variational / f"{name}.safetensors") for name in needed["variational"]}
-    curves |= {name: MeanCurve.bound(name, curve) for name, curve in bounds.items()}
+    loaded = {name: RDCurve.load(args.curves / f"{name}.safetensors") for name in needed["curves"]}
+    loaded |= {name: RDCurve.load(args.variational / f"{name}.safetensors") for name in needed["variational"]}
+    if not entry.get("all_images", False):
+        loaded = same_images(loaded)
+    curves = {
+        name: MeanCurve.bound(name, curve) if name in needed["variational"] else MeanCurve.measured(name, curve)
+        for name, curve in loaded.items()
+    }
     gaps = {}
     for name in needed["bdmc"]:
         path = args.bdmc / f"{name}.csv"

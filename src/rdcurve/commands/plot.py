@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rdcurve.curve import RDCurve, same_images
-from rdcurve.files import FileError
+from rdcurve.files import FileError, load_arrays
 from rdcurve.plot import FORMATS, Drawn, Panel, figure, save
 from rdcurve.settings import names_of_figure
 
@@ -44,7 +44,9 @@ def curves(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
     """Rate-distortion curves, on one panel or on several."""
     look = params["plot"]
     parts = {title: {**entry, **part} for title, part in entry.get("panels", {"": entry}).items()}
-    measured = same_images({name: _load(args, name) for name in names_of_figure(entry)})
+    measured = {name: _load(args, name) for name in names_of_figure(entry)}
+    if not entry.get("all_images", False):
+        measured = same_images(measured)
     panels = [_panel(args, title, part, params["closed_form"], measured) for title, part in parts.items()]
     drawn = {item.name: item.curve for panel in panels for item in panel.curves}
     return figure(
@@ -81,9 +83,19 @@ def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Fi
     return grids.figure(originals, rows, title=entry["title"], width=look["page_width"], font_size=look["font_size"])
 
 
+def illustration(args: argparse.Namespace, entry: Entry, params: Entry) -> Figure:
+    """A small problem where everything has been computed."""
+    from rdcurve.illustrations.draw import DRAWINGS
+
+    look, name = params["plot"], entry["illustration"]
+    arrays, _ = load_arrays(_folder(args, "illustrations") / f"{name}.safetensors", "rdcurve illustration")
+    return DRAWINGS[name](arrays, entry["title"], look)
+
+
 KINDS: dict[str, Callable[[argparse.Namespace, Entry, Entry], Figure]] = {
     "curves": curves,
     "reconstructions": reconstructions,
+    "illustration": illustration,
 }
 
 

@@ -18,9 +18,9 @@ from rdcurve.state import Checkpoint
 __all__ = ["Size", "Trial", "size_for_gap"]
 
 logger = logging.getLogger(__name__)
-_PLACES = (1.0, 0.7)  # of the schedule, where the gap is tried; it grows along the schedule
-_IMAGES = 6  # simulated at each
-_MARGIN = 0.7  # the gap that a new size aims at, as a share of what is asked for
+_PLACES = (1.0, 0.6, 0.3)  # of the schedule, where the gap is tried
+_IMAGES = 8  # simulated at each
+_MARGIN = 0.9  # what a new size aims at, as a share of what is asked for
 
 
 class Trial(NamedTuple):
@@ -29,11 +29,16 @@ class Trial(NamedTuple):
     n_temperatures: int
     gap: float  # largest over the places, nats
     gap_se: float  # over the simulated images
+    mean: float  # over the places
+    mean_se: float
 
     @property
     def most(self) -> float:
-        """What the gap may well be: one standard error above what was seen, so that luck does not end the search."""
-        return self.gap + self.gap_se
+        """What the gap may well be: the mean plus a standard error, or the largest minus one where that is more.
+
+        So luck does not end the search, nor does the largest of several noisy numbers prolong it.
+        """
+        return max(self.mean + self.mean_se, self.gap - self.gap_se)
 
 
 class Size(NamedTuple):
@@ -57,7 +62,7 @@ def size_for_gap(
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Size:
-    """The least number of temperatures tried whose BDMC gap, with its standard error, is at most `gap` nats.
+    """The least number of temperatures tried whose BDMC gap is at most `gap` nats (`Trial.most`).
 
     No more than settings.max_temperatures are tried.
 
@@ -104,11 +109,12 @@ def size_for_gap(
             phase=f"{phase} ",
         )
         worst = int(result.gap.argmax())
-        trial = Trial(n, float(result.gap[worst]), float(result.gap_se[worst]))
+        mean, mean_se = float(result.gap.mean()), float(result.gap_se.norm()) / len(result.gap)
+        trial = Trial(n, float(result.gap[worst]), float(result.gap_se[worst]), mean, mean_se)
         trials.append(trial)
-        logger.info("%d temperatures: BDMC gap %.2f +- %.2f nats", *trial)
+        logger.info("%d temperatures: BDMC gap at most %.2f +- %.2f nats, mean %.2f +- %.2f", *trial)
         progress(n, most)
         reached = trial.most <= gap
         if reached or n >= most:
             return Size(n, reached, tuple(trials))
-        n = math.ceil(n * min(max(trial.most / (_MARGIN * gap), 1.4), 4.0))
+        n = math.ceil(n * min(max(trial.most / (_MARGIN * gap), 1.2), 4.0))

@@ -1,0 +1,73 @@
+"""rdcurve likelihood: curves -> log p(x) of models with Gaussian noise, in one table with published numbers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rdcurve.curve import RDCurve
+from rdcurve.files import FileError, write_bytes, writing
+from rdcurve.likelihood import log_likelihood
+from rdcurve.models.checkpoint import load_decoder
+
+_FIRST = "Log-likelihood of the first test images, nats, under Gaussian noise around the decoder's image."
+
+
+def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    entry = params["likelihood"]
+    rows = [_row(args, name, variance) for name, variance in entry["curves"].items()]
+    rows += [{"model": name, "source": "published", **values} for name, values in entry["published"].items()]
+    table = pd.DataFrame(rows)
+    args.guard.check()
+    with writing(args.table) as temporary:
+        table.to_csv(temporary, index=False)
+    text = f"{_FIRST}\n\n{_markdown(table)}\n{entry['note']}\n"
+    write_bytes(args.output, text.encode())
+    print(text)
+
+
+def _row(args: argparse.Namespace, name: str, variance: float | str) -> dict[str, Any]:
+    """log p of a curve at the model's own variance, or at a given one."""
+    curve = RDCurve.load(args.curves / f"{name}.safetensors")
+    path = args.decoders / f"{curve.facts['settings']['model']}.safetensors"
+    loaded = load_decoder(path)
+    if variance == "own":
+        if "variance" not in loaded.facts:
+            raise FileError(f"{path}: this model has no noise of its own; give likelihood.curves.{name} a variance")
+        variance = float(loaded.facts["variance"])
+    with torch.no_grad():
+        n_pixels = loaded.decoder(torch.zeros(1, loaded.latent_dim, dtype=loaded.dtype)).numel()
+    found = log_likelihood(curve, float(variance), n_pixels)
+    bounds = pd.read_csv(args.bdmc / f"{name}.csv")
+    # the gap grows with beta: that of the next beta up holds
+    above = bounds[bounds["beta"] >= found.beta]
+    return {
+        "model": name,
+        "source": "this project",
+        "variance": float(variance),
+        "log_p": found.mean,
+        "se_images": found.standard_error("images"),
+        "se_chains": found.standard_error("chains"),
+        "bdmc_gap": float(above["gap"].iloc[0]) if len(above) else np.nan,
+        "n_images": len(found.log_p),
+        "certified": bool(curve.certified[np.searchsorted(curve.beta, found.beta).clip(max=len(curve.beta) - 1)]),
+    }
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [
+        "| model | | variance | log p(x) ± images | ± chains | BDMC gap | images |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        chains = "" if pd.isna(row["se_chains"]) else f"{row['se_chains']:.2f}"
+        doubtful = " (not certified)" if row["certified"] is False else ""
+        lines.append(
+            f"| {row['model']} | {row['source']} | {row['variance']:.4g} | {row['log_p']:.1f} ± {row['se_images']:.1f}"
+            f"{doubtful} | {chains} | {row['bdmc_gap']:.2f} | {row['n_images']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
