@@ -83,7 +83,7 @@ def test_bad_checkpoints_are_refused_by_name(saved, tmp_path, damage):
 
 
 def test_unknown_architecture_names_the_known():
-    with pytest.raises(ValueError, match="known: cnn, featured, linear, mlp"):
+    with pytest.raises(ValueError, match="known: cnn, dcgan, featured, linear, mlp"):
         architecture_module("transformer")
 
 

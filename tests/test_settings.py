@@ -51,7 +51,7 @@ def put(params, dotted, value):
         ("curves.linear_vae100.n_recorded", 3000, "at most half of the 5000 temperatures"),
         ("bdmc.n_betas", 90, "bdmc.n_betas is 90, of 50 recorded"),
         ("curves.linear_vae100.prior", {"name": "scale_mixture"}, "is a required property"),
-        ("curves.linear_vae100.dataset", "cifar10", "dataset 'cifar10' is not one of the datasets: mnist"),
+        ("curves.linear_vae100.dataset", "cifar10", "dataset is cifar10, but its model is trained on mnist"),
         ("sampler.n_images", 1, "sampler.n_images: 1 is less than"),
         ("ais.n_chains", 1, "ais.n_chains: 1 is less than the minimum of 2"),
         ("ais.n_chains", "40", "ais.n_chains: '40' is not of type 'integer'"),

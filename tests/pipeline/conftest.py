@@ -16,11 +16,12 @@ SMALL = Path(__file__).with_name("small.yaml")
 
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory) -> Path:
-    """MNIST: from the mirror that is set, else fetched once."""
+    """The data sets: from the mirror that is set, else fetched once."""
     if os.environ.get("RDCURVE_MIRROR"):
         return Path(os.environ["RDCURVE_MIRROR"]).resolve()
     folder = tmp_path_factory.mktemp("mirror")
-    subprocess.run([BIN / "rdcurve", "fetch", "mnist", "--output", folder / "mnist"], check=True)
+    for name in ("mnist", "cifar10"):
+        subprocess.run([BIN / "rdcurve", "fetch", name, "--output", folder / name], check=True)
     return folder
 
 
