@@ -51,7 +51,7 @@ class Project:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=800,
+            timeout=1800,
         )
         if ok and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-6000:]}")

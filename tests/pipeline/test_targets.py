@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import laid_over
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(2400)]
 
 TARGETS = Path(__file__).with_name("targets.yaml")
 
