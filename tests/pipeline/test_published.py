@@ -14,19 +14,21 @@ from rdcurve.curve import RDCurve
 
 pytestmark = pytest.mark.pipeline
 
+FIGURES = ("figure1", "figure2", "figure3", "vae10")
+
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, mirror):
-    """A stranger's clone of the committed state, with figure 3 and all that led to it pulled."""
+    """A stranger's clone of the committed state, with the published figures pulled."""
     here = Project(ROOT, mirror)
     clone = here.clone(tmp_path_factory.mktemp("published") / "clone")
-    clone.run("dvc", "pull", "--quiet", "figure3", "vae10")
+    clone.run("dvc", "pull", "--quiet", *FIGURES)
     return clone
 
 
 def test_pulled_figure_is_fresh(clone):
     """The published results belong to the committed code and settings: nothing to do."""
-    for figure in ("figure3", "vae10"):
+    for figure in FIGURES:
         assert clone.path(f"results/figures/{figure}.svg").exists()
         assert clone.snakemake(figure) == []
         assert "Nothing to be done" in clone.last.stdout
@@ -87,7 +89,7 @@ def test_numbers_and_picture_of_the_readme_are_the_published_ones(clone):
     ):
         assert re.search(rf"(?<![\d.]){value:.2f}(?!\d)", readme), value
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
-    for figure in ("figure3", "vae10"):
+    for figure in FIGURES:
         recorded = {out["path"]: out["md5"] for out in lock["stages"][figure]["outs"]}
         picture = (ROOT / f"results/published/{figure}.png").read_bytes()
         assert hashlib.md5(picture).hexdigest() == recorded[f"results/figures/{figure}.png"]
