@@ -179,7 +179,7 @@ def test_a_contradictory_description_is_refused():
         featured.Decoder(4, **description(), classifier=good)
     with pytest.raises(ValueError, match="'cnn' is not the architecture of a decoder"):
         featured.Decoder(3, **description("cnn", {"latent_dim": 3}), classifier=good)
-    with pytest.raises(ValueError, match="unknown architecture 'blurred'; known: cnn, featured, linear, mlp"):
+    with pytest.raises(ValueError, match="unknown architecture 'blurred'; known: cnn, dcgan, featured, linear, mlp"):
         featured.Decoder(3, **description(), classifier={"architecture": "blurred", "arguments": {}})
 
 

@@ -438,7 +438,8 @@ def test_command_writes_checkpoint_history_and_picture(tmp_path, params):
     model = asdict(replace(SETTINGS, regulariser=REGULARISERS["gradient_penalty"], batch_size=20))
     model |= {"dataset": "cifar10", "architecture": "dcgan", "width": 2, "trainer": "dcgan", "dtype": "float32"}
     params = params | {"training": {"n_validation": 10, "split_seed": 6}, "figures": {}, "claims": {}, "repeats": {}}
-    params |= {"models": {"small": model}, "compositions": {}, "curves": {}, "closed_form": {}}
+    params |= {"models": {"small": model}, "compositions": {}, "curves": {}, "closed_form": {}, "variational": {}}
+    params |= {"likelihood": params["likelihood"] | {"curves": {}}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     pixels = np.random.default_rng(0)
     for i in range(1, 6):
