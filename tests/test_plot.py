@@ -243,6 +243,14 @@ def test_legend_of_few_curves_is_a_list():
     assert "no data can be simulated" in drawing_note(drawing)
 
 
+def test_a_gap_at_a_rate_that_noise_makes_negative_is_no_mark_on_the_curve(tmp_path):
+    curve = synthetic("a")
+    curve.rate[0] = -0.01
+    drawing = draw(Drawn("a", curve, label="a", gaps=bdmc_points(curve, 0.3)), below="gaps")
+    save(drawing, [tmp_path / "f.png"], 80)
+    assert (tmp_path / "f.png").stat().st_size > 1000
+
+
 def test_one_family_heads_the_legend():
     curves = [Drawn(f"v{s}", synthetic(), family="blur", size=s) for s in ("0", "0.5", "1")]
     legend = draw(*curves).legends[0]

@@ -312,6 +312,7 @@ def _draw_panel(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]], below:
     for drawn in panel.curves:
         shown = drawn.within(panel.max_distortion, panel.min_rate)
         shown[:-1] |= shown[1:]  # and the next one, so that the line leaves the axes where they are cut
+        shown &= drawn.curve.mean("rate") > 0  # noise may say otherwise, where there is hardly any
         curve = drawn.curve.at(shown)
         line = dict(looks[drawn.key])
         if drawn.exact is not None:
