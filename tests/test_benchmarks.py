@@ -1,0 +1,68 @@
+"""What the README says of the benchmarks is what their files hold, and what these hold follows from the gaps."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+README = (BENCHMARKS.parent / "README.md").read_text()
+MODELS = ("vae10", "gan10", "vae100")
+
+
+@pytest.fixture
+def needed(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gap_against_gradients
+
+    return gap_against_gradients.needed
+
+
+def recorded(name):
+    return json.loads((BENCHMARKS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("gap", "gradients", "how"),
+    [(2.0, 500, "at most"), (0.5, 1200, "interpolated"), (0.1, 6000, "extrapolated")],
+)
+def test_gradients_for_a_gap_on_a_power_law(needed, gap, gradients, how):
+    """Gaps of 600 / n: known at any n."""
+    assert needed([(n, 600 / n) for n in (500, 1000, 2000)], gap) == (pytest.approx(gradients), how)
+
+
+def test_gradients_count_from_the_last_budget_that_missed(needed):
+    """A small gap by luck at a small budget is no answer, and a negative one is a small one."""
+    gradients, how = needed([(500, 0.4), (1000, 0.8), (2000, -0.1)], 0.5)
+    assert how == "interpolated"
+    assert 1000 < gradients < 2000
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_readme_gives_the_gradients_that_were_measured(needed, model):
+    found = recorded(f"gap_against_gradients_{model}")
+    budgets = [row for row in found["by_budget"] if row["method"] == "fast"]
+    (row,) = (row for row in found["by_gap"] if row["method"] == "fast" and row["gap"] == 0.5)
+    gradients, how = needed([(each["gradients"], each["largest"]) for each in budgets], 0.5)
+    assert (row["gradients"], row[""]) == (pytest.approx(gradients, rel=1e-4), how)
+    (line,) = (line for line in README.splitlines() if line.startswith(f"| {model.upper()}, to"))
+    published = {10: 1.2e6, 100: 32e6}[int(model[3:])]  # 60,000 and 1,600,000 temperatures of 20 leapfrog steps
+    assert f"| {gradients:,.0f} {'(extrapolated) ' if how == 'extrapolated' else ''}|" in line
+    assert f"| {published / gradients:,.0f} times | {row['both with preruns']:,.0f} times |" in line
+    seen = {f"{each['largest']:.2f} ± {each['se']:.2f} at {each['gradients']:,}" for each in budgets}
+    assert set(re.findall(r"[\d.]+ ± [\d.]+ at [\d,]+\d", line)) <= seen
+    assert len(re.findall("±", line)) >= 1
+
+
+def test_readme_gives_the_times_and_errors_that_were_measured():
+    summary = recorded("certified_curve")["summary"]
+    cpu = {step: summary[step]["cpu_seconds"]["median"] for step in ("all", "prerun", "ais", "bdmc")}
+    memory = max(summary[step]["peak_mib"]["median"] for step in ("prerun", "ais", "bdmc"))
+    for text in (
+        f"takes {round(summary['all']['seconds']['median'], -1):,.0f} s",
+        "({all:,.0f} CPU seconds: prerun {prerun:.0f}, AIS {ais:.0f}, BDMC {bdmc:.0f})".format(**cpu),
+        f"{memory:.0f} MiB",
+        *(f"{row['mean |d log Z|']:.2f}" for row in recorded("real_images_gan10")["by_verdict"]),
+    ):
+        assert text in README, text
