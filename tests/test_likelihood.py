@@ -1,17 +1,23 @@
 """Likelihoods read off a curve against those of the marginal Gaussian of a linear decoder."""
 
+import argparse
 import math
 from dataclasses import fields
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from problems import DTYPE, LinearProblem, linear_problem, threshold
 from torch.distributions import MultivariateNormal
 
 import rdcurve
+from rdcurve.commands import likelihood as command
 from rdcurve.curve import RDCurve
+from rdcurve.files import FileError
 from rdcurve.likelihood import log_likelihood
+from rdcurve.models.checkpoint import save_decoder
+from rdcurve.models.linear import Decoder
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.schedule import geometric, recorded_steps, respaced, sigmoid
 
@@ -139,6 +145,52 @@ def test_of_a_measured_curve():
         # 1.5: Student's t of a jackknife over 8 groups and 6 images
         assert abs(result.mean - exact_log_p(problem, variance).mean()) < 1.5 * threshold(3) * error
         assert error < 0.05
+
+
+class Guard:
+    def check(self):
+        pass
+
+
+def table_of(folder, variance, facts):
+    """`rdcurve likelihood` on the exact curve of a linear decoder, with a published number beside it."""
+    problem = linear_problem(1, n_images=5)
+    beta = sigmoid(2000, 50.0)[recorded_steps(2000, 50)].numpy()
+    distortion, log_z = exact(problem, beta)
+    curve = make_curve(beta=beta, log_z=log_z, rate=log_z, distortion_cv=distortion, doubt=np.zeros(log_z.shape))
+    curve.facts.update(n_searches=2, tolerance=1.0)
+    curve.facts["settings"] = {"model": "m", "distortion": {"name": "squared_error"}}
+    curve.save(folder / "curves/c.safetensors")
+    decoder = Decoder(problem.weight.shape[1], 8).to(DTYPE)
+    with torch.no_grad():
+        for own, value in zip(decoder.parameters(), (problem.weight, problem.bias), strict=True):
+            own.copy_(value)
+    arguments = {"latent_dim": problem.weight.shape[1], "n_pixels": 8}
+    save_decoder(folder / "m.safetensors", decoder, architecture="linear", arguments=arguments, facts=facts)
+    pd.DataFrame({"beta": [1.0, 5.0, 50.0], "gap": [0.1, 0.2, 0.3]}).to_csv(folder / "c.csv", index=False)
+    args = argparse.Namespace(curves=folder / "curves", decoders=folder, bdmc=folder, guard=Guard())
+    args.output, args.table = folder / "l.md", folder / "l.csv"
+    theirs = {"variance": 0.03, "log_p": 705.4, "se_images": 7.4, "bdmc_gap": 0.8, "n_images": 1000}
+    entry = {"curves": {"c": variance}, "published": {"P": theirs}, "note": "Other data."}
+    command.run(args, {"likelihood": entry})
+    return problem, pd.read_csv(args.table), args.output.read_text()
+
+
+@pytest.mark.parametrize(("variance", "used"), [("own", 0.2), (0.5, 0.5)])
+def test_command_reads_the_likelihood_at_the_noise_of_the_model_or_at_a_given_one(tmp_path, variance, used):
+    problem, table, text = table_of(tmp_path, variance, {"variance": 0.2})
+    ours, theirs = table.to_dict("records")
+    assert ours["log_p"] == pytest.approx(exact_log_p(problem, used).mean(), abs=0.01)
+    assert (ours["variance"], ours["n_images"], ours["certified"]) == (used, 5, True)
+    assert ours["bdmc_gap"] == {0.2: 0.2, 0.5: 0.1}[used]  # beta is 2.5 and 1
+    assert (theirs["model"], theirs["source"], theirs["log_p"]) == ("P", "published", 705.4)
+    assert "| P | published | 0.03 | 705.4 ± 7.4 |" in text
+    assert "Other data." in text
+
+
+def test_command_refuses_the_own_noise_of_a_model_that_has_none(tmp_path):
+    with pytest.raises(FileError, match=r"no noise of its own; give likelihood\.curves\.c a variance"):
+        table_of(tmp_path, "own", {})
 
 
 def test_what_the_curve_does_not_say_is_refused():

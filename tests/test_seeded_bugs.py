@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pipeline
 ROOT = Path(__file__).parents[1]
 AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "tests/sampler/test_measure.py"
 SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
-SCHEDULE = "tests/sampler/test_schedule.py"
+SCHEDULE, QUADRATURE = "tests/sampler/test_schedule.py", "tests/sampler/test_quadrature.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
 GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
@@ -56,6 +56,9 @@ BUGS = {
     "virial with the wrong dimension": ("estimate", "- z.shape[-1])", "- 1)", f"{ESTIMATE}::test_virial_has_mean_zero_and_takes_out_the_noise"),
     "routes without their weights": ("estimate", "(weight * n / m).log()", "(weight * 0 + n / m).log()", f"{ESTIMATE}::test_routes_are_averaged_with_their_weights"),
     "a mode found once confirms itself": ("certify", "hits < LEAST_HITS", "hits < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
+    "a certificate that is deaf to the curve": ("certify", "hits < LEAST_HITS)\n    second = torch.where(both_down, halves.max(0).values, second)\n    return first - torch.minimum(second, given)", "hits < LEAST_HITS)\n    second = torch.where(both_down, halves.max(0).values, second)\n    return first - second", f"{DESCENT}::test_a_curve_that_hardly_counts_its_best_route_is_not_certified"),
+    "a control variate at a wall": ("measure", "if not covers_everything(target.prior):", "if False:", f"{QUADRATURE}::test_control_variate_under_a_prior"),
+    "a size found by luck": ("sizing", "return max(self.mean + self.mean_se, self.gap - self.gap_se)", "return self.mean", f"{SCHEDULE}::test_luck_does_not_end_the_search_for_a_size"),
     "codes drawn without regard to the weights": ("measure", "full(log_weight).softmax(0).cumsum(0)", "full(0 * log_weight).softmax(0).cumsum(0)", "tests/sampler/test_code.py"),
     "codes of the wrong image": ("measure", "return z[chosen, torch.arange(len(images), device=z.device)]", "return z[chosen, torch.arange(len(images), device=z.device).roll(1)]", "tests/sampler/test_code.py"),
     "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
