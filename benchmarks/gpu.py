@@ -3,7 +3,7 @@
     checks     pytest -m gpu
     peak       float32 matrix products, as they are and in TF32
     gradients  Target.at of the paper's MNIST decoder, by rows, against that peak (4 FLOP per weight)
-    steps      whole annealing steps, of the published recipe and of the fast one
+    steps      whole annealing steps, of the published recipe and of the fast one, with and without a CUDA graph
 
 Without a GPU it refuses; `--device cpu` tries the script itself.
 
@@ -23,6 +23,7 @@ from common import PIXELS, ROOT, parser, save, show, spread
 
 from rdcurve.device import resolve
 from rdcurve.models.mlp import Decoder
+from rdcurve.sampler import ais
 from rdcurve.sampler.ais import Groups, advance, start_from_prior
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
@@ -61,6 +62,7 @@ def main() -> None:
     options.add_argument("--device", default="cuda")
     options.add_argument("--rows", type=int, nargs="+", default=[2000, 8000, 32000])
     options.add_argument("--images", type=int, default=50)
+    options.add_argument("--steps", type=int, default=50, help="of a call; to record a graph is part of its time")
     args = options.parse_args()
     device = resolve(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -91,16 +93,21 @@ def main() -> None:
         n_chains = n_rows // args.images // 8 * 8
         chains = start_from_prior(target, 0, images, n_chains)
 
-        def step(kernel: Kernel, groups: Groups, chains: object = chains) -> Callable[[], object]:
-            return lambda: advance(
-                target, betas, chains, table, metric, kernel, seed=1, images=images, until=1, groups=groups
-            )  # fmt: skip
+        def steps(kernel: Kernel, groups: Groups, least: int, chains: object = chains) -> Callable[[], object]:
+            def run() -> object:
+                ais._WORTH_A_GRAPH = least
+                return advance(
+                    target, betas, chains, table, metric, kernel, seed=1, images=images, until=args.steps, groups=groups
+                )  # fmt: skip
 
-        work = {
-            "Target.at": (1, lambda chains=chains: target.at(chains.state.point.z)),
-            "paper step, 20 leapfrogs": (20, step(Kernel(20, 0.0, 0.0), Groups())),
-            "fast step, 2 leapfrogs": (2, step(Kernel(2, 0.2, 0.5), Groups(8))),
-        }
+            return run
+
+        work = {"Target.at": (1, lambda chains=chains: target.at(chains.state.point.z))}
+        for how, least in {"kernel by kernel": args.steps + 1, "as a graph": 1}.items():
+            work |= {
+                f"paper steps, 20 leapfrogs, {how}": (20 * args.steps, steps(Kernel(20, 0.0, 0.0), Groups(), least)),
+                f"fast steps, 2 leapfrogs, {how}": (2 * args.steps, steps(Kernel(2, 0.2, 0.5), Groups(8), least)),
+            }
         for what, (n_gradients, call) in work.items():
             took = seconds(call, device, args.repeats)
             rate = n_gradients * n_chains * args.images / took["median"]

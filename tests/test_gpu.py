@@ -6,6 +6,7 @@ import torch
 from problems import linear_problem, threshold
 
 import rdcurve
+from rdcurve.sampler import ais
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.hmc import Kernel
@@ -28,6 +29,24 @@ def test_curve_on_cuda_is_the_closed_form(dtype):
         error = np.abs(curve.mean(quantity) - truth.mean(1)) / curve.standard_error(quantity, "chains")
         assert error.max() < 1.3 * threshold(30)
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_graph_is_used_and_gives_the_same_bits(dtype, monkeypatch, recwarn):
+    """A curve whose steps are replayed from CUDA graphs, and one whose kernels are launched one by one."""
+    problem = linear_problem(3, n_images=8, dtype=dtype)
+    weight, bias = problem.weight.cuda(), problem.bias.cuda()
+    curves = []
+    for least in (2, 10**9):
+        monkeypatch.setattr(ais, "_WORTH_A_GRAPH", least)
+        curve = rdcurve.measure(
+            lambda z: z @ weight.T + bias, problem.x.cuda(), latent_dim=3, beta_max=8.0,
+            distortion=problem.distortion, n_temperatures=60, n_recorded=5, n_chains=16,
+        )  # fmt: skip
+        curves.append(curve)
+    assert not [warning for warning in recwarn if "CUDA graph" in str(warning.message)]
+    for name in ("rate", "distortion", "log_z"):
+        assert np.array_equal(getattr(curves[0], name), getattr(curves[1], name))
 
 
 def test_bdmc_on_cuda_encloses_log_z():

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.hmc import Kernel, State, move
+from rdcurve.sampler.captured import Number, captured
+from rdcurve.sampler.hmc import Kernel, State, Transition, move
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
@@ -42,6 +43,9 @@ __all__ = [
     "start_at",
     "start_from_prior",
 ]
+
+
+_WORTH_A_GRAPH = 16  # steps of a call: to record one takes as long as a few of them
 
 
 class Groups(NamedTuple):
@@ -149,17 +153,19 @@ def advance(
     Returns:
         The chains at `until`. The result does not depend on how a run is cut into calls.
     """
-    n_chains, n_images, latent_dim = chains.state.momentum.shape
+    n_images = len(images)
     steps = range(chains.step, until + 1)
     indices = [len(betas) - 1 - step for step in steps] if reverse else list(steps)
-    ladder = betas[indices].tolist()
+    ladder, numbers = betas[indices].tolist(), list(steps)
+    temper = _temper(target, kernel, groups, seed, images, pinned is not None)
+    arguments = _arguments(ladder, numbers, chains.log_weight)
     with one_thread_per_tile():
-        for step, index, before, beta in zip(steps[1:], indices[1:], ladder[:-1], ladder[1:], strict=True):
-            log_weight = chains.log_weight - (beta - before) * chains.state.point.distortion
-            noise = step_noise(seed, images, n_chains, step, latent_dim, chains.state.momentum.dtype)
-            state, log_weight = resample(chains.state, log_weight, noise.ancestor, groups, pinned is not None)
-            factor = metric.factor(beta, n_images)
-            state, transition = move(target, beta, state, noise, step_sizes[index][..., :n_images], factor, kernel)
+        for i, (step, index) in enumerate(zip(steps[1:], indices[1:], strict=True)):
+            sizes, factor = step_sizes[index][..., :n_images], metric.factor(ladder[i + 1], n_images)
+            given = (chains.state, chains.log_weight, *arguments[i], sizes, factor)
+            if i == 0 and len(arguments) >= _WORTH_A_GRAPH and not _on_host(chains.log_weight):
+                temper = captured(temper, *given)
+            state, log_weight, transition = temper(*given)
             if pinned is not None:
                 state = pin(state, pinned(step), groups.size)
             step_sizes.observe(index, transition)
@@ -167,6 +173,43 @@ def advance(
             chains = Chains(step, state, log_weight, acceptance, chains.n_moves + 1)
             after_step(chains)
     return chains
+
+
+def _temper(
+    target: Target, kernel: Kernel, groups: Groups, seed: int, images: Tensor, keep_first: bool
+) -> Callable[..., tuple[State, Tensor, Transition]]:
+    """One annealing step from beta `before` to `beta`, with no word to the host in between."""
+
+    def temper(
+        state: State,
+        log_weight: Tensor,
+        before: Number,
+        beta: Number,
+        step: Number,
+        sizes: Tensor,
+        factor: Tensor,
+    ) -> tuple[State, Tensor, Transition]:
+        n_chains, _, latent_dim = state.momentum.shape
+        log_weight = log_weight - (beta - before) * state.point.distortion
+        noise = step_noise(seed, images, n_chains, step, latent_dim, state.momentum.dtype)
+        state, log_weight = resample(state, log_weight, noise.ancestor, groups, keep_first)
+        state, transition = move(target, beta, state, noise, sizes, factor, kernel)
+        return state, log_weight, transition
+
+    return temper
+
+
+def _arguments(ladder: list[float], numbers: list[int], like: Tensor) -> list[tuple[Number, ...]]:
+    """(beta before, beta, number) of every step; on a GPU as tensors there, so that none is fixed in a graph."""
+    if _on_host(like):
+        return list(zip(ladder[:-1], ladder[1:], numbers[1:], strict=True))
+    betas = torch.tensor(ladder, dtype=torch.float64, device=like.device).unbind()
+    return list(zip(betas[:-1], betas[1:], torch.tensor(numbers[1:], device=like.device).unbind(), strict=True))
+
+
+def _on_host(value: Tensor) -> bool:
+    """Whether Python may ask for a value and need not wait for it."""
+    return value.device.type == "cpu"
 
 
 def resample(
@@ -189,7 +232,7 @@ def resample(
     n = log_weight.shape[1]
     share = full(log_weight).unflatten(0, (-1, groups.size)).softmax(1)  # [G, K, N]
     low = (share.square().sum(1, keepdim=True) * (groups.size * groups.resample_below) > 1)[..., :n]  # [G, 1, N]
-    if not low.any():
+    if _on_host(low) and not low.any():
         return state, log_weight
     drawn = uniform.unflatten(0, (-1, groups.size))
     ancestor = (drawn[:, :, None] > share.cumsum(1)[:, None, :, :n]).sum(2).clamp(max=groups.size - 1)  # [G, K, N]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rdcurve.sampler.captured import Number
 from rdcurve.sampler.noise import StepNoise
 from rdcurve.sampler.target import Point, Target
 
@@ -56,7 +57,7 @@ def refresh(momentum: Tensor, noise: StepNoise, kernel: Kernel) -> Tensor:
 
 def move(
     target: Target,
-    beta: float,
+    beta: Number,
     state: State,
     noise: StepNoise,
     step_size: Tensor,
@@ -67,7 +68,7 @@ def move(
 
     Args:
         target: the annealed target of N images.
-        beta: inverse temperature.
+        beta: inverse temperature, a number or a tensor of one.
         state: chains [C, N].
         noise: the random numbers of this move.
         step_size: [N] or [C, N], float64.
@@ -80,7 +81,7 @@ def move(
 
 def trajectory(
     target: Target,
-    beta: float,
+    beta: Number,
     state: State,
     noise: StepNoise,
     step_size: Tensor,
@@ -112,7 +113,7 @@ def trajectory(
 
 def leapfrog(
     target: Target,
-    beta: float,
+    beta: Number,
     point: Point,
     momentum: Tensor,
     step_size: Tensor,

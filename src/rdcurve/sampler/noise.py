@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rdcurve.sampler.captured import Number
+
 __all__ = ["StepNoise", "philox", "seed_of", "step_noise"]
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -81,21 +83,23 @@ def _normal(words: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     return normal[:n].permute(1, 2, 0).to(dtype).contiguous()
 
 
-def step_noise(seed: int, images: Tensor, n_chains: int, step: int, latent_dim: int, dtype: torch.dtype) -> StepNoise:
+def step_noise(
+    seed: int, images: Tensor, n_chains: int, step: Number, latent_dim: int, dtype: torch.dtype
+) -> StepNoise:
     """The noise of annealing step `step`.
 
     Args:
         seed: any non-negative integer.
         images: [N] int64, the identity of each image (its index in the run), not its place in the batch.
         n_chains: C; chain c of image i sees the same numbers whatever C and the batch are.
-        step: index of the annealing step.
+        step: index of the annealing step, or a tensor that holds it.
         latent_dim: size of z.
         dtype: of the normals; they are computed in float64.
     """
     device = images.device
     slot = torch.arange(1 + -(-latent_dim // 4), dtype=torch.int64, device=device)[:, None, None]
     chain = torch.arange(n_chains, dtype=torch.int64, device=device)[:, None]
-    counter = (torch.full((1, 1, 1), step, dtype=torch.int64, device=device), images, chain, slot)
+    counter = (torch.as_tensor(step, dtype=torch.int64, device=device).reshape(1, 1, 1), images, chain, slot)
     words = torch.stack(torch.broadcast_tensors(*philox(counter, (seed & _WORD, (seed >> 32) & _WORD))))
     # words: [4, slots, C, N]; the first slot holds the uniforms, the others the normals
     normal = _normal(words[:, 1:].flatten(0, 1), latent_dim, dtype)

@@ -69,7 +69,7 @@ class Target:
         least, most = _TILE_ROWS.get(z.device.type, _TILE_ROWS["cuda"])
         tile = min(max(_TILE_VALUES // math.prod(self.x.shape[1:]), least), most)
         tile = 1 << (tile.bit_length() - 1)
-        image = torch.arange(n_images, device=z.device).repeat_interleave(n_chains)
+        image = torch.arange(n_images, device=z.device)[:, None].expand(-1, n_chains).reshape(-1)
         padding = -len(rows) % tile
         rows = torch.cat([rows, rows[:1].expand(padding, -1)])
         image = torch.cat([image, image[:1].expand(padding)])
