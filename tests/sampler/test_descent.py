@@ -10,6 +10,7 @@ from sampler_checks import by_quadrature, detectable, of_images
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import rdcurve
+from rdcurve.sampler import modes as modes_module
 from rdcurve.sampler.ais import Groups, log_mean_exp
 from rdcurve.sampler.certify import doubt
 from rdcurve.sampler.descent import descend, learn_descent
@@ -22,7 +23,7 @@ from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.target import Target
 
 KERNEL = Kernel(2, 0.2, 0.5)
-QUICK = PrerunSettings(n_chains=4, n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=8, n_modes=4)
+QUICK = PrerunSettings(n_chains=4, n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=8, most_starts=0, n_modes=4)
 
 
 def two_holes(depth):
@@ -53,21 +54,94 @@ def exact_log_z(target, betas):
 def test_search_finds_the_narrow_mode_and_says_how_often():
     """About one start in eight ends in it: of 200 all but three miss it with a chance of 1e-8."""
     target = holes_target()
-    modes = find_modes(target, 200.0, torch.arange(3), seed=1, n_starts=200, n_modes=4)
+    (modes,) = find_modes(target, 200.0, torch.arange(3), seeds=[1], n_starts=200, n_modes=4)
     distortion = target.distortions(modes.z)
     assert (modes.found[:2]).all()
     assert torch.allclose(modes.z[0], torch.tensor([-1.5, 0.0], dtype=DTYPE), atol=0.05)
     assert torch.allclose(modes.z[1], torch.tensor([1.2, 0.0], dtype=DTYPE), atol=0.05)
     assert (distortion[0] < distortion[1] - 0.5).all()
     assert (modes.hits >= 3).all()
-    few = find_modes(target, 200.0, torch.arange(3), seed=1, n_starts=200, n_modes=1)
+    (few,) = find_modes(target, 200.0, torch.arange(3), seeds=[1], n_starts=200, n_modes=1)
     assert torch.equal(few.z[0], modes.z[0])
+
+
+def searched(monkeypatch, ends, n_starts, most_starts, **options):
+    """`find_modes` whose starts for image i in search s end at potentials ends[i][s], in the order of the starts.
+
+    A mode is a potential u at the code u of one dimension. Returns the modes of both searches and every round.
+    """
+    target, images, rounds = linear_problem(4, latent_dim=1).target, torch.arange(len(ends)), []
+    used = {}
+
+    def minimise(part, z, *_):
+        number, here = minimise.number % 2, minimise.here
+        minimise.number += 1
+        columns = []
+        for i in here:
+            first = used.get((number, i), 0)
+            used[number, i] = first + n_starts
+            columns.append(ends[i][number][first : first + n_starts])
+        potential = torch.tensor(columns, dtype=DTYPE).T
+        ones = torch.ones_like(potential)
+        return modes_module.Minima(potential[..., None], potential, 1e6 * ones[..., None, None], ones.long())
+
+    def starts(part, here, *_):
+        minimise.here = here.tolist()
+
+    minimise.number = 0
+    monkeypatch.setattr(modes_module, "_minimise", minimise)
+    monkeypatch.setattr(modes_module, "_starts", starts)
+    target = replace(target, x=target.x[: len(ends)])
+    found = find_modes(
+        target, 1.0, images, seeds=[1, 2], n_starts=n_starts, most_starts=most_starts, n_modes=2,
+        after_round=rounds.append, **options,
+    )  # fmt: skip
+    return found, rounds, used
+
+
+def test_searches_go_on_until_they_agree_on_a_mode_found_three_times(monkeypatch):
+    ends = [
+        ([5.0] * 8, [5.0] * 8),  # agreed at once
+        ([9.0, 9.0, 9.0, 2.0, 2.0, 9.0, 9.0, 9.0], [2.0] + [9.0] * 7),  # one has found the better mode, and then both
+        ([9.0, 7.0, 7.0, 4.0] + [7.0] * 4, [4.0, 7.0, 7.0, 7.0, 7.0, 7.0, 4.0, 7.0]),  # both have it, but twice only
+        ([8.0] * 8, [3.0] * 8),  # never
+    ]
+    found, rounds, used = searched(monkeypatch, ends, 2, 8)
+    assert [searches.n_starts for searches in rounds] == [2, 4, 6, 8]
+    assert [used[0, i] for i in range(4)] == [2, 6, 8, 8] == [used[1, i] for i in range(4)]
+    assert [modes.z[0, :, 0].tolist() for modes in found] == [[5.0, 2.0, 4.0, 8.0], [5.0, 2.0, 4.0, 3.0]]
+    assert [modes.z[1, :, 0].tolist() for modes in found] == [[5.0, 9.0, 7.0, 8.0], [5.0, 9.0, 7.0, 3.0]]
+    assert [modes.hits.tolist() for modes in found] == [[2, 2, 1, 8], [2, 1, 2, 8]]
+    assert [modes.found.sum(0).tolist() for modes in found] == [[1, 2, 2, 1]] * 2
+    # interrupted after any round, they go on alike
+    again, rest, _ = searched(
+        monkeypatch, [tuple(one[4:] for one in pair) for pair in ends], 2, 8, resume=lambda start: rounds[1]
+    )
+    assert [searches.n_starts for searches in rest] == [6, 8]
+    assert all(torch.equal(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_one_round_where_no_more_are_asked_for(monkeypatch):
+    _, rounds, used = searched(monkeypatch, [([8.0] * 8, [3.0] * 8)], 4, 0)
+    assert [searches.n_starts for searches in rounds] == [4]
+    assert used == {(0, 0): 4, (1, 0): 4}
+
+
+def test_more_starts_find_what_few_have_missed():
+    """About one start in eight ends in the narrow mode: two starts of each search agree on the wide one as like as not,
+    96 of each do not find it with a chance of 1e-11."""
+    target, images = holes_target(), torch.arange(3)
+    few = find_modes(target, 200.0, images, seeds=[1, 2], n_starts=2, n_modes=4)
+    many = find_modes(target, 200.0, images, seeds=[1, 2], n_starts=12, most_starts=96, n_modes=4)
+    assert any((modes.z[0, :, 0] > 0).any() for modes in few)
+    for modes in many:
+        assert torch.allclose(modes.z[0], torch.tensor([-1.5, 0.0], dtype=DTYPE), atol=0.05)
 
 
 def test_search_of_a_linear_decoder_ends_in_its_one_mode():
     problem = linear_problem(4, latent_dim=3)
     beta = 7.0
-    modes = find_modes(problem.target, beta, torch.arange(4), seed=1, n_starts=5, n_modes=3)
+    (modes,) = find_modes(problem.target, beta, torch.arange(4), seeds=[1], n_starts=5, n_modes=3)
     precision = torch.eye(3, dtype=DTYPE) + beta / problem.variance * problem.weight.T @ problem.weight
     shift = beta / problem.variance * (problem.x - problem.bias) @ problem.weight
     exact = torch.linalg.solve(precision, shift.T).T
@@ -80,7 +154,8 @@ def test_search_of_a_linear_decoder_ends_in_its_one_mode():
 def test_mixture_is_a_density_and_its_samples_are_its_own():
     """Integrates to one on a grid; mean and variance of 200,000 draws, false-fail rate 1e-6, detects 1 %."""
     target = holes_target(1)
-    mixture = mixture_at(target, find_modes(target, 30.0, torch.arange(1), seed=1, n_starts=32, n_modes=4), 30.0)
+    (modes,) = find_modes(target, 30.0, torch.arange(1), seeds=[1], n_starts=32, n_modes=4)
+    mixture = mixture_at(target, modes, 30.0)
     axis = torch.linspace(-6, 6, 601, dtype=DTYPE)
     grid = torch.cartesian_prod(axis, axis)[:, None]
     mass = mixture.log_prob(grid)[:, 0].exp() * (12 / 600) ** 2

@@ -99,7 +99,7 @@ def learn_descent(
         tuning: of the route up; lends the schedule.
         learned: what the route up has learned, among it its log Z.
         kernel: the moves of the formal run.
-        settings: how to learn, among it `n_starts` and `n_modes` of each search.
+        settings: how to learn, among it `n_starts`, `most_starts` and `n_modes` of each search.
         n_searches: independent of each other.
         checkpoint: keeps the state.
         progress: called with (steps done, steps in all).
@@ -107,27 +107,18 @@ def learn_descent(
     checkpoint = Checkpoint(None) if checkpoint is None else checkpoint
     betas, device = tuning.betas, target.x.device
     images = torch.arange(len(target.x), device=device)
-    shape = (settings.n_modes, len(images))
-    nothing = Modes(
-        torch.zeros(*shape, target.prior.event_shape[0], dtype=target.x.dtype, device=device),
-        torch.zeros(shape, dtype=torch.bool, device=device),
-        torch.zeros(len(images), dtype=torch.int64, device=device),
+    searches = find_modes(
+        target,
+        float(betas[-1]),
+        images,
+        seeds=[seed_of(settings.seed, "search", number) for number in range(n_searches)],
+        n_starts=settings.n_starts,
+        most_starts=settings.most_starts,
+        n_modes=settings.n_modes,
+        resume=lambda start: checkpoint.resume("searches", start),
+        after_round=lambda searches: checkpoint.offer("searches", searches),
+        after_step=checkpoint.heed,
     )
-    searches = []
-    for number in range(n_searches):
-        modes = checkpoint.resume(f"search {number}", nothing)
-        if not modes.found.any():
-            modes = find_modes(
-                target,
-                float(betas[-1]),
-                images,
-                seed=seed_of(settings.seed, "search", number),
-                n_starts=settings.n_starts,
-                n_modes=settings.n_modes,
-                after_step=checkpoint.heed,
-            )
-            checkpoint.offer(f"search {number}", modes)
-        searches.append(modes)
     thinned = betas
     if len(betas) > settings.round_temperatures:
         thinned = respaced(betas, torch.ones(len(betas) - 1), settings.round_temperatures)
@@ -188,7 +179,7 @@ def learn_descent(
     to_go = ((learned.length - up_length) / up_length).clamp(min=1)
     difference = interpolated(learned.swept.log_z, measured_on, betas) - interpolated(log_z, thinned, betas)
     share = (difference + to_go.log()).sigmoid().clamp(0.05, 0.95)
-    return Descent(tuple(searches), smooth(across.table, 5), Tuning(betas, table, metric), share)
+    return Descent(searches, smooth(across.table, 5), Tuning(betas, table, metric), share)
 
 
 def _cross(

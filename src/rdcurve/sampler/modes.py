@@ -8,18 +8,19 @@ beta_max, with proper weights, because the density of the mixture is known (`rdc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rdcurve.sampler.certify import LEAST_HITS, TOLERANCE
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
-__all__ = ["Mixture", "Modes", "find_modes", "hessian", "mixture_at"]
+__all__ = ["Minima", "Mixture", "Modes", "Searches", "find_modes", "hessian", "mixture_at"]
 
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
@@ -35,35 +36,95 @@ class Modes(NamedTuple):
     hits: Tensor  # [N] int64: how many starts ended in the best mode
 
 
+class Minima(NamedTuple):
+    """What a search has found so far, the best first; where there is nothing yet, U is infinite."""
+
+    z: Tensor  # [M, N, latent]
+    potential: Tensor  # [M, N] float64, U
+    hessian: Tensor  # [M, N, latent, latent] float64, its eigenvalues absolute
+    hits: Tensor  # [M, N] int64, how many starts ended there
+
+
+class Searches(NamedTuple):
+    """How far several independent searches are."""
+
+    n_starts: int  # done by each, for the images that it has taken longest
+    minima: tuple[Minima, ...]  # of each search
+
+
 def find_modes(
     target: Target,
     beta: float,
     images: Tensor,
     *,
-    seed: int,
+    seeds: Sequence[int],
     n_starts: int,
     n_modes: int,
+    most_starts: int = 0,
     n_iterations: int = 60,
+    resume: Callable[[Searches], Searches] = lambda start: start,
+    after_round: Callable[[Searches], None] = lambda searches: None,
     after_step: Callable[[], None] = lambda: None,
-) -> Modes:
-    """Minimise U from many starts by damped Newton steps, with the Hessian's eigenvalues taken absolute.
+) -> tuple[Modes, ...]:
+    """Minimise U from many starts, in one or more searches that share no start.
 
-    So a step leaves a saddle downhill (Dauphin et al. 2014). The Gauss-Newton matrix will not do: where an image is not
-    fitted well, it is far from the Hessian, and the search crawls. Half of the starts are the best of 32 times as many
-    draws from the prior, half are the first of them.
+    A mode that is found seldom tells of others that are not found. So an image goes on, in rounds of `n_starts`, until
+    its searches have the same best mode and `LEAST_HITS` of all their starts ended there.
 
     Args:
         target: of N images.
         beta: inverse temperature of the modes.
         images: [N] int64, keys the noise.
-        seed: two searches with different seeds are independent.
-        n_starts: per image.
+        seeds: one per search.
+        n_starts: of each search, per image and round.
         n_modes: M, kept per image.
+        most_starts: of each search, per image, at most; not more than `n_starts`: one round.
         n_iterations: steps of each start.
-        after_step: called after every step of all starts; may raise to stop the search.
+        resume: given the beginning, says where the searches stood when they were interrupted.
+        after_round: called with the searches after every round; may raise to stop them.
+        after_step: called after every step of all starts; likewise.
+
+    Returns:
+        The modes that each search has found.
     """
-    z = _starts(target, images, seed_of(seed, "modes"), n_starts)
-    row = torch.arange(len(images), device=z.device).repeat(n_starts)  # image of each start; starts are rows from here
+    shape = (n_modes, len(images))
+    latent_dim, device = target.prior.event_shape[0], target.x.device
+    nothing = Minima(
+        torch.zeros(*shape, latent_dim, dtype=target.x.dtype, device=device),
+        torch.full(shape, torch.inf, dtype=torch.float64, device=device),
+        torch.zeros(*shape, latent_dim, latent_dim, dtype=torch.float64, device=device),
+        torch.zeros(shape, dtype=torch.int64, device=device),
+    )
+    searches = resume(Searches(0, (nothing,) * len(seeds)))
+    while searches.n_starts < max(n_starts, most_starts):
+        here = torch.nonzero(~_confirmed(searches.minima))[:, 0]
+        if not len(here):
+            break
+        part, done, minima = target.select(here), searches.n_starts, []
+        for seed, before in zip(seeds, searches.minima, strict=True):
+            key = seed_of(seed, "modes", *([done] if done else []))
+            ends = _minimise(part, _starts(part, images[here], key, n_starts), beta, n_iterations, after_step)
+            minima.append(_with(before, here, ends))
+        searches = Searches(done + n_starts, tuple(minima))
+        after_round(searches)
+    return tuple(Modes(found.z, found.hits > 0, found.hits[0]) for found in searches.minima)
+
+
+def _confirmed(minima: tuple[Minima, ...]) -> Tensor:
+    """[N] whether all searches have the same best mode, and enough starts ended there."""
+    best = torch.stack([each.potential[0] for each in minima])
+    hits = sum(each.hits[0] for each in minima)
+    return (best - best.min(0).values < TOLERANCE).all(0) & (hits >= LEAST_HITS)  # inf - inf is no number: not yet
+
+
+def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_step: Callable[[], None]) -> Minima:
+    """Where damped Newton steps from z [S, N, latent] end, with the Hessian's eigenvalues taken absolute.
+
+    So a step leaves a saddle downhill (Dauphin et al. 2014). The Gauss-Newton matrix will not do: where an image is not
+    fitted well, it is far from the Hessian, and the search crawls.
+    """
+    shape = z.shape[:2]
+    row = torch.arange(shape[1], device=z.device).repeat(shape[0])  # image of each start; starts are rows from here
     with one_thread_per_tile():
         rows = target.select(row)
         point = rows.at(z.flatten(0, 1)[None])
@@ -89,9 +150,9 @@ def find_modes(
             after_step()
             if not len(active):
                 break
-    shape = (n_starts, len(images))
-    return _distinct(
-        point.z[0].unflatten(0, shape), _potential(point, beta)[0].view(shape), curvature.unflatten(0, shape), n_modes
+    potential = _potential(point, beta)[0].view(shape)
+    return Minima(
+        point.z[0].unflatten(0, shape), potential, curvature.unflatten(0, shape), torch.ones_like(row).view(shape)
     )
 
 
@@ -176,6 +237,7 @@ def _absolute(matrix: Tensor) -> Tensor:
 
 
 def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
+    """[S, N, latent]: half are the best of 32 times as many draws from the prior, half are the first of them."""
     draws = sample_prior(target.prior, seed, images, 32 * n_starts)
     order = target.distortions(draws).argsort(0)  # [32 S, N]
     best = order[: n_starts // 2]
@@ -184,28 +246,29 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
 
 
-def _distinct(ends: Tensor, potential: Tensor, precision: Tensor, n_modes: int) -> Modes:
-    """Of each image, the lowest ends of the search that are not the same place."""
-    n_images, latent_dim = ends.shape[1:]
-    z = torch.zeros(n_modes, n_images, latent_dim, dtype=ends.dtype, device=ends.device)
-    found = torch.zeros(n_modes, n_images, dtype=torch.bool, device=ends.device)
-    hits = torch.zeros(n_images, dtype=torch.int64, device=ends.device)
-    for i in range(n_images):
-        left = potential[:, i].argsort()
-        left = left[potential[left, i].isfinite()]
+def _with(before: Minima, here: Tensor, ends: Minima) -> Minima:
+    """The lowest of what was found before and of the ends [S, n] of some images, no place twice."""
+    after = Minima(*(value.clone() for value in before))
+    n_modes, latent_dim = before.z.shape[0], before.z.shape[2]
+    for column, i in enumerate(here.tolist()):
+        z, potential, curvature, hits = (
+            torch.cat([old[:, i], new[:, column]]) for old, new in zip(before, ends, strict=True)
+        )
+        left = potential.argsort()
+        left = left[potential[left].isfinite()]
         for m in range(n_modes):
             if not len(left):
                 break
-            here = left[0]
-            z[m, i], found[m, i] = ends[here, i], True
-            offset = (ends[left, i] - ends[here, i]).double()
-            distance = torch.einsum("sd,de,se->s", offset, precision[here, i], offset)
+            best = left[0]
+            offset = (z[left] - z[best]).double()
+            distance = torch.einsum("sd,de,se->s", offset, curvature[best], offset)
             same = distance < 4 * latent_dim + 40  # in squared standard deviations; other modes are at thousands
-            if m == 0:
-                hits[i] = int(same.sum())
+            after.z[m, i], after.potential[m, i], after.hessian[m, i] = z[best], potential[best], curvature[best]
+            after.hits[m, i] = hits[left[same]].sum()
             left = left[~same]
-        z[~found[:, i], i] = z[0, i].clone()
-    return Modes(z, found, hits)
+        unused = after.hits[:, i] == 0
+        after.z[unused, i] = after.z[0, i].clone()
+    return after
 
 
 def hessian(target: Target, z: Tensor, beta: float) -> Tensor:

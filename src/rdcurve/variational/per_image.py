@@ -171,11 +171,11 @@ def _keep(
 def _search(target: Target, beta: float, settings: Settings, after_step: Callable[[], None]) -> tuple[Tensor, Tensor]:
     """Mean and raw log variance [N, latent] of Laplace's approximation, with its diagonal, at the best mode."""
     images = torch.arange(len(target.x), device=target.x.device)
-    modes = find_modes(
+    (modes,) = find_modes(
         target,
         beta,
         images,
-        seed=seed_of(settings.seed, "search"),
+        seeds=[seed_of(settings.seed, "search")],
         n_starts=settings.n_starts,
         n_modes=1,
         after_step=after_step,
