@@ -20,9 +20,13 @@ localrules:
 
 
 rule all:
-    """Every figure, every claim about them, and the log-likelihoods."""
+    """Every figure but those on request, every claim about them, and the log-likelihoods."""
     default_target: True
     input:
-        expand("results/figures/{figure}.svg", figure=config["figures"]),
+        [
+            f"results/figures/{name}.svg"
+            for name, entry in config["figures"].items()
+            if not entry.get("on_request")
+        ],
         "results/claims/scorecard.md",
         "results/likelihood/likelihood.md",
