@@ -104,3 +104,9 @@ def decided_from(wildcards):
 def tabulated_from(wildcards):
     """What the table of log-likelihoods is made from."""
     return needs.of_likelihood(config)
+
+
+def no_such_target(wildcards):
+    """Refuses a target that is none, by naming those that are."""
+    legal = ", ".join(["all", "claims", "likelihood", *sorted(config["figures"])])
+    raise ValueError(f"unknown target {wildcards.unknown!r}; legal: {legal}")
