@@ -55,6 +55,16 @@ def test_readme_gives_the_gradients_that_were_measured(needed, model):
     assert len(re.findall("±", line)) >= 1
 
 
+def test_readme_gives_the_fractions_of_the_peak_that_were_measured():
+    fractions = {
+        row["chains"]: row["fraction_of_peak_wall"]["median"] for row in recorded("step_cost")["results"][1::3]
+    }
+    text = (
+        f"run at {fractions[2000]:.2f} of what this machine's float32 matrix products reach with 2,000 chains and at "
+    )
+    assert f"{text}{fractions[400]:.2f} with 400" in README.replace("\n", " ")
+
+
 def test_readme_gives_the_times_and_errors_that_were_measured():
     summary = recorded("certified_curve")["summary"]
     cpu = {step: summary[step]["cpu_seconds"]["median"] for step in ("all", "prerun", "ais", "bdmc")}
