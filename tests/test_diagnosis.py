@@ -21,7 +21,9 @@ from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
 
 KERNEL = Kernel(2, 0.2, 0.5)
-SETTINGS = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4, target_acceptance=0.85)
+SETTINGS = PrerunSettings(
+    n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4, most_starts=0, target_acceptance=0.85
+)
 
 
 def measured(problem, **changes):

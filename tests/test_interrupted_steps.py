@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
     bench.entry.update(ais={"n_chains": 8}, bdmc={"n_chains": 8, "n_betas": 2, "n_images": 2})
     bench.params["sampler"].update(n_images=3, group_size=4, resample_below=0.9)
     bench.params["prerun"].update(n_chains=4, n_rounds=2, round_temperatures=30, max_temperatures=60, n_blocks=4)
-    bench.params["prerun"].update(n_starts=2, n_modes=2)
+    bench.params["prerun"].update(n_starts=2, most_starts=2, n_modes=2)
     bench.save()
     for verb in OUTPUTS:
         if verb == "ais up":
@@ -398,7 +398,8 @@ PRERUN = {
     name: change(f"prerun.{name}", value)
     for name, value in {
         "n_chains": 8, "seed": 26, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 61, "gain": 0.2,
-        "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "n_modes": 3,
+        "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "most_starts": 3,
+        "n_modes": 3,
     }.items()
 }  # fmt: skip
 CHANGES = {

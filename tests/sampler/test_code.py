@@ -48,7 +48,9 @@ def test_codes_have_the_distortion_of_the_posterior(routes):
         n_chains=96 if one_route else 16,
         kernel=Kernel(n_leapfrog=1, jitter=0.2, persistence=0.0) if one_route else Kernel(2, 0.2, 0.5),
         groups=Groups() if one_route else Groups(8),
-        prerun_settings=PrerunSettings(n_chains=8, n_rounds=1, round_temperatures=40, n_starts=0 if one_route else 2),
+        prerun_settings=PrerunSettings(
+            n_chains=8, n_rounds=1, round_temperatures=40, n_starts=0 if one_route else 2, most_starts=0
+        ),
     )
     assert curve.code.shape == (6, N_IMAGES, 3)
     for k, beta in enumerate(curve.beta):

@@ -19,7 +19,7 @@ from rdcurve.sampler.modes import Mixture, Modes
 from rdcurve.sampler.prerun import PrerunSettings, learn
 
 KERNEL = Kernel(2, 0.2, 0.5)
-SETTINGS = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4)
+SETTINGS = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4, most_starts=0)
 NORMAL = 1.96
 
 

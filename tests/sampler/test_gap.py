@@ -7,7 +7,7 @@ from problems import linear_problem, threshold
 import rdcurve
 from rdcurve.sampler.prerun import PrerunSettings
 
-QUICK = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4)
+QUICK = PrerunSettings(n_rounds=2, round_temperatures=60, n_blocks=6, n_starts=4, most_starts=0)
 
 
 def test_a_curve_by_its_gap_is_right():

@@ -21,7 +21,7 @@ from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 from rdcurve.state import content_key
 
 BETAS = sigmoid(60, 5.0)
-QUICK = PrerunSettings(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2)
+QUICK = PrerunSettings(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2, most_starts=0)
 RECORDED = recorded_steps(60, 10)
 
 

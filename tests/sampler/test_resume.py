@@ -40,7 +40,15 @@ from rdcurve.state import Checkpoint, Interrupted
 KERNEL = Kernel(2, 0.2, 0.5)
 GROUPS = Groups(4, 0.9)
 SETTINGS = PrerunSettings(
-    n_chains=4, n_rounds=2, round_temperatures=16, n_blocks=3, n_starts=2, n_modes=2, max_temperatures=30, smoothing=5
+    n_chains=4,
+    n_rounds=2,
+    round_temperatures=16,
+    n_blocks=3,
+    n_starts=2,
+    most_starts=0,
+    n_modes=2,
+    max_temperatures=30,
+    smoothing=5,
 )
 RECORDED = [4, 9, 14, 19]  # of 20 temperatures
 

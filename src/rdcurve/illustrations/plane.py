@@ -28,7 +28,8 @@ __all__ = ["MODELS", "TEST_POINT", "Model", "Settings", "compute"]
 
 TEST_POINT = (0.0, 0.0)
 _Z_RANGE = 8.0  # of the grid of codes, on both sides
-_PRERUN = PrerunSettings(round_temperatures=100, n_blocks=10, n_starts=4, n_modes=2)  # one number is soon learned
+# a code of one number is soon learned
+_PRERUN = PrerunSettings(round_temperatures=100, n_blocks=10, n_starts=4, most_starts=0, n_modes=2)
 _LEAST = 3e-3  # prior density, as a share of the highest, where a path is still drawn
 
 
