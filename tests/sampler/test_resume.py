@@ -220,11 +220,12 @@ PHASES = {
         problem.target, learned, KERNEL, SETTINGS, GROUPS, gap=0.01, n_chains=8, n_recorded=10, checkpoint=checkpoint
     ),
     "learn_descent": lambda problem, learned, tuning, checkpoint: learn_descent(
-        problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint
+        problem.target, tuning, learned, KERNEL, dataclasses.replace(SETTINGS, n_starts=1, most_starts=4),
+        checkpoint=checkpoint,
     ),
     "bdmc": _bdmc(Groups()),
     "bdmc in groups": _bdmc(GROUPS),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("phase", PHASES)
