@@ -11,10 +11,12 @@ import yaml
 from project import ROOT, Project
 
 from rdcurve.curve import RDCurve
+from rdcurve.scorecard import markdown, scorecard
 
 pytestmark = pytest.mark.pipeline
 
-FIGURES = ("figure1", "figure2", "figure3", "vae10")
+FIGURES = ("figure1", "figure2", "figure3", "figure5", "figure9", "figure11", "figure12", "vae10")
+DECIDED = ("figure5", "figure9")  # whose claims are
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,24 @@ def test_numbers_and_picture_of_the_readme_are_the_published_ones(clone):
         recorded = {out["path"]: out["md5"] for out in lock["stages"][figure]["outs"]}
         picture = (ROOT / f"results/published/{figure}.png").read_bytes()
         assert hashlib.md5(picture).hexdigest() == recorded[f"results/figures/{figure}.png"]
+
+
+def test_readme_gives_the_verdicts_and_the_gaps(clone):
+    """The rows of the scorecard, and the largest BDMC gap of every curve, are in the README as they are published."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    readme = (ROOT / "README.md").read_text()
+    names = [f"results/claims/{figure}.json" for figure in DECIDED]
+    curves = params["figures"]["figure5"]["curves"]
+    clone.run("dvc", "pull", "--quiet", *names, *(f"results/bdmc/{curve}.json" for curve in curves))
+    table = scorecard({figure: params["claims"][figure] for figure in DECIDED}, clone.path("results/claims"))
+    rows = [line for line in markdown(table).splitlines() if line.startswith("| figure") and "**" in line]
+    assert len(rows) == sum(len(params["claims"][figure]["claims"]) for figure in DECIDED)
+    for row in rows:
+        assert row in readme, row
+    for curve in curves:
+        worst = json.loads(clone.path(f"results/bdmc/{curve}.json").read_text())
+        gap = f"{worst['gap_max']:.2f} ± {worst['gap_max_se']:.2f}"
+        assert re.search(rf"\| {curve} \|.* {re.escape(gap)} \|", readme), (curve, gap)
 
 
 def test_published_results_stay_small():
