@@ -59,6 +59,7 @@ BUGS = {
     "a certificate that is deaf to the curve": ("certify", "hits < LEAST_HITS)\n    second = torch.where(both_down, halves.max(0).values, second)\n    return first - torch.minimum(second, given)", "hits < LEAST_HITS)\n    second = torch.where(both_down, halves.max(0).values, second)\n    return first - second", f"{DESCENT}::test_a_curve_that_hardly_counts_its_best_route_is_not_certified"),
     "chains of a graph overwritten by the next step": ("captured", "(leaf.clone() for leaf in _leaves(output))", "_leaves(output)", "tests/sampler/test_captured.py"),
     "a graph that is believed": ("captured", "if not torch.equal(", "if False and not torch.equal(", "tests/sampler/test_captured.py"),
+    "searches that stop as soon as they agree": ("modes", "_ENOUGH_HITS = 10", "_ENOUGH_HITS = 3", f"{DESCENT}::test_searches_that_stop_by_themselves_do_not_stop_at_the_wrong_mode"),
     "a control variate at a wall": ("measure", "if not covers_everything(target.prior):", "if False:", f"{QUADRATURE}::test_control_variate_under_a_prior"),
     "a size found by luck": ("sizing", "return max(self.mean + self.mean_se, self.gap - self.gap_se)", "return self.mean", f"{SCHEDULE}::test_luck_does_not_end_the_search_for_a_size"),
     "codes drawn without regard to the weights": ("measure", "full(log_weight).softmax(0).cumsum(0)", "full(0 * log_weight).softmax(0).cumsum(0)", "tests/sampler/test_code.py"),

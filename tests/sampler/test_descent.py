@@ -71,24 +71,23 @@ def searched(monkeypatch, ends, n_starts, most_starts, **options):
     A mode is a potential u at the code u of one dimension. Returns the modes of both searches and every round.
     """
     target, images, rounds = linear_problem(4, latent_dim=1).target, torch.arange(len(ends)), []
-    used = {}
+    used = [0, 0]
 
     def minimise(part, z, *_):
-        number, here = minimise.number % 2, minimise.here
-        minimise.number += 1
-        columns = []
-        for i in here:
-            first = used.get((number, i), 0)
-            used[number, i] = first + n_starts
-            columns.append(ends[i][number][first : first + n_starts])
+        number, n = minimise.n_calls % 2, minimise.n_starts
+        minimise.n_calls += 1
+        columns = [pair[number][used[number] : used[number] + n] for pair in ends]
+        used[number] += n
         potential = torch.tensor(columns, dtype=DTYPE).T
         ones = torch.ones_like(potential)
         return modes_module.Minima(potential[..., None], potential, 1e6 * ones[..., None, None], ones.long())
 
-    def starts(part, here, *_):
-        minimise.here = here.tolist()
+    def starts(part, images, seed, n):
+        minimise.n_starts = n
+        return range(n)
 
-    minimise.number = 0
+    minimise.n_calls = 0
+    monkeypatch.setattr(modes_module, "_ENOUGH_HITS", 3)
     monkeypatch.setattr(modes_module, "_minimise", minimise)
     monkeypatch.setattr(modes_module, "_starts", starts)
     target = replace(target, x=target.x[: len(ends)])
@@ -96,46 +95,45 @@ def searched(monkeypatch, ends, n_starts, most_starts, **options):
         target, 1.0, images, seeds=[1, 2], n_starts=n_starts, most_starts=most_starts, n_modes=2,
         after_round=rounds.append, **options,
     )  # fmt: skip
-    return found, rounds, used
+    return found, rounds
 
 
-def test_searches_go_on_until_they_agree_on_a_mode_found_three_times(monkeypatch):
-    ends = [
-        ([5.0] * 8, [5.0] * 8),  # agreed at once
-        ([9.0, 9.0, 9.0, 2.0, 2.0, 9.0, 9.0, 9.0], [2.0] + [9.0] * 7),  # one has found the better mode, and then both
-        ([9.0, 7.0, 7.0, 4.0] + [7.0] * 4, [4.0, 7.0, 7.0, 7.0, 7.0, 7.0, 4.0, 7.0]),  # both have it, but twice only
-        ([8.0] * 8, [3.0] * 8),  # never
-    ]
-    found, rounds, used = searched(monkeypatch, ends, 2, 8)
-    assert [searches.n_starts for searches in rounds] == [2, 4, 6, 8]
-    assert [used[0, i] for i in range(4)] == [2, 6, 8, 8] == [used[1, i] for i in range(4)]
+def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(monkeypatch):
+    agreed = ([5.0] * 8, [5.0] * 8)
+    one_before_the_other = ([9.0, 9.0, 9.0, 2.0, 2.0] + [9.0] * 3, [2.0] + [9.0] * 7)
+    twice_only = ([9.0, 7.0, 7.0, 4.0] + [7.0] * 4, [4.0] + [7.0] * 7)
+    never = ([8.0] * 8, [3.0] * 8)
+
+    def n_starts(*ends):
+        return [searches.n_starts for searches in searched(monkeypatch, ends, 2, 8)[1]]
+
+    assert n_starts(agreed) == [2]
+    assert n_starts(one_before_the_other) == [2, 4, 6]
+    assert n_starts(agreed, one_before_the_other) == [2, 4, 6]  # the other one goes on as well
+    assert n_starts(twice_only) == n_starts(never) == n_starts(agreed, never) == [2, 4, 6, 8]
+
+    ends = [agreed, one_before_the_other, twice_only, never]
+    found, rounds = searched(monkeypatch, ends, 2, 8)
     assert [modes.z[0, :, 0].tolist() for modes in found] == [[5.0, 2.0, 4.0, 8.0], [5.0, 2.0, 4.0, 3.0]]
     assert [modes.z[1, :, 0].tolist() for modes in found] == [[5.0, 9.0, 7.0, 8.0], [5.0, 9.0, 7.0, 3.0]]
-    assert [modes.hits.tolist() for modes in found] == [[2, 2, 1, 8], [2, 1, 2, 8]]
+    assert [modes.hits.tolist() for modes in found] == [[8, 2, 1, 8], [8, 1, 1, 8]]
     assert [modes.found.sum(0).tolist() for modes in found] == [[1, 2, 2, 1]] * 2
     # interrupted after any round, they go on alike
-    again, rest, _ = searched(
+    again, rest = searched(
         monkeypatch, [tuple(one[4:] for one in pair) for pair in ends], 2, 8, resume=lambda start: rounds[1]
     )
     assert [searches.n_starts for searches in rest] == [6, 8]
     assert all(torch.equal(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
 
 
+def test_the_budget_is_kept_to_the_start(monkeypatch):
+    _, rounds = searched(monkeypatch, [([8.0] * 8, [3.0] * 8)], 3, 8)
+    assert [searches.n_starts for searches in rounds] == [3, 6, 8]
+
+
 def test_one_round_where_no_more_are_asked_for(monkeypatch):
-    _, rounds, used = searched(monkeypatch, [([8.0] * 8, [3.0] * 8)], 4, 0)
+    _, rounds = searched(monkeypatch, [([8.0] * 8, [3.0] * 8)], 4, 0)
     assert [searches.n_starts for searches in rounds] == [4]
-    assert used == {(0, 0): 4, (1, 0): 4}
-
-
-def test_more_starts_find_what_few_have_missed():
-    """About one start in eight ends in the narrow mode: two starts of each search agree on the wide one as like as not,
-    96 of each do not find it with a chance of 1e-11."""
-    target, images = holes_target(), torch.arange(3)
-    few = find_modes(target, 200.0, images, seeds=[1, 2], n_starts=2, n_modes=4)
-    many = find_modes(target, 200.0, images, seeds=[1, 2], n_starts=12, most_starts=96, n_modes=4)
-    assert any((modes.z[0, :, 0] > 0).any() for modes in few)
-    for modes in many:
-        assert torch.allclose(modes.z[0], torch.tensor([-1.5, 0.0], dtype=DTYPE), atol=0.05)
 
 
 def test_search_of_a_linear_decoder_ends_in_its_one_mode():
@@ -288,3 +286,18 @@ def test_a_decoder_whose_best_mode_is_missed_is_not_certified():
     assert error[-1] > 1
     assert not curve.certified[error > 3].any()
     assert curve.certified[:3].all()  # where nothing is wrong
+
+
+@pytest.mark.parametrize("n_starts", [2, 4, 12])
+def test_searches_that_stop_by_themselves_do_not_stop_at_the_wrong_mode(n_starts):
+    """About one start in eight ends in the narrow mode, so that some of twelve images miss it at first, and with few
+    starts a round most searches agree on the wide one. Chance that an image is left there: below 1e-5."""
+    target = holes_target(12)
+    curve = rdcurve.measure(
+        target.decoder, target.x, latent_dim=2, beta_max=300.0, n_temperatures=120, n_recorded=20, n_chains=32,
+        prerun_settings=replace(QUICK, n_starts=n_starts, most_starts=96),
+    )  # fmt: skip
+    error = np.abs(curve.log_z - exact_log_z(target, curve.beta))
+    assert (error[curve.certified].mean(1) < 1).all()
+    assert (error[-5:] < 3).all()  # where the narrow mode is all that counts
+    assert curve.certified[-5:].all()

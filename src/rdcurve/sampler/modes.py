@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.certify import LEAST_HITS, TOLERANCE
+from rdcurve.sampler.certify import TOLERANCE
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
@@ -22,6 +22,7 @@ from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
 __all__ = ["Minima", "Mixture", "Modes", "Searches", "find_modes", "hessian", "mixture_at"]
 
+_ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the search to be over
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
 _STUCK = 1e7  # damping of a start that float32 lets come no nearer
@@ -48,7 +49,7 @@ class Minima(NamedTuple):
 class Searches(NamedTuple):
     """How far several independent searches are."""
 
-    n_starts: int  # done by each, for the images that it has taken longest
+    n_starts: int  # done by each, per image
     minima: tuple[Minima, ...]  # of each search
 
 
@@ -68,8 +69,10 @@ def find_modes(
 ) -> tuple[Modes, ...]:
     """Minimise U from many starts, in one or more searches that share no start.
 
-    A mode that is found seldom tells of others that are not found. So an image goes on, in rounds of `n_starts`, until
-    its searches have the same best mode and `LEAST_HITS` of all their starts ended there.
+    A mode that is found seldom tells of others that are not found, in this image or another. So all images go on, in
+    rounds of `n_starts`, until for every image the searches have the same best mode and 10 of all their starts ended
+    there: one that is found as often by others is then missed with a chance of exp(-10). Were each image to stop by
+    itself, or all of them sooner, those whose best mode was missed would remain, and the witnesses against them go.
 
     Args:
         target: of N images.
@@ -78,7 +81,7 @@ def find_modes(
         seeds: one per search.
         n_starts: of each search, per image and round.
         n_modes: M, kept per image.
-        most_starts: of each search, per image, at most; not more than `n_starts`: one round.
+        most_starts: of each search, per image, at most, if that is more than `n_starts`; else there is one round.
         n_iterations: steps of each start.
         resume: given the beginning, says where the searches stood when they were interrupted.
         after_round: called with the searches after every round; may raise to stop them.
@@ -96,16 +99,13 @@ def find_modes(
         torch.zeros(shape, dtype=torch.int64, device=device),
     )
     searches = resume(Searches(0, (nothing,) * len(seeds)))
-    while searches.n_starts < max(n_starts, most_starts):
-        here = torch.nonzero(~_confirmed(searches.minima))[:, 0]
-        if not len(here):
-            break
-        part, done, minima = target.select(here), searches.n_starts, []
+    while searches.n_starts < max(n_starts, most_starts) and not _confirmed(searches.minima).all():
+        done, minima = searches.n_starts, []
         for seed, before in zip(seeds, searches.minima, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
-            ends = _minimise(part, _starts(part, images[here], key, n_starts), beta, n_iterations, after_step)
-            minima.append(_with(before, here, ends))
-        searches = Searches(done + n_starts, tuple(minima))
+            z = _starts(target, images, key, min(n_starts, max(n_starts, most_starts) - done))
+            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step)))
+        searches = Searches(done + len(z), tuple(minima))
         after_round(searches)
     return tuple(Modes(found.z, found.hits > 0, found.hits[0]) for found in searches.minima)
 
@@ -114,7 +114,7 @@ def _confirmed(minima: tuple[Minima, ...]) -> Tensor:
     """[N] whether all searches have the same best mode, and enough starts ended there."""
     best = torch.stack([each.potential[0] for each in minima])
     hits = sum(each.hits[0] for each in minima)
-    return (best - best.min(0).values < TOLERANCE).all(0) & (hits >= LEAST_HITS)  # inf - inf is no number: not yet
+    return (best - best.min(0).values < TOLERANCE).all(0) & (hits >= _ENOUGH_HITS)  # inf - inf is no number: not yet
 
 
 def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_step: Callable[[], None]) -> Minima:
@@ -246,13 +246,13 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
 
 
-def _with(before: Minima, here: Tensor, ends: Minima) -> Minima:
-    """The lowest of what was found before and of the ends [S, n] of some images, no place twice."""
+def _with(before: Minima, ends: Minima) -> Minima:
+    """The lowest of what was found before and of the ends [S, N] of more starts, no place twice."""
     after = Minima(*(value.clone() for value in before))
-    n_modes, latent_dim = before.z.shape[0], before.z.shape[2]
-    for column, i in enumerate(here.tolist()):
+    (n_modes, n_images), latent_dim = before.hits.shape, before.z.shape[2]
+    for i in range(n_images):
         z, potential, curvature, hits = (
-            torch.cat([old[:, i], new[:, column]]) for old, new in zip(before, ends, strict=True)
+            torch.cat([old[:, i], new[:, i]]) for old, new in zip(before, ends, strict=True)
         )
         left = potential.argsort()
         left = left[potential[left].isfinite()]

@@ -59,7 +59,7 @@ class PrerunSettings:
     metric: str = "image"  # none, one for all images, one per image
     n_blocks: int = 20  # of a sweep; metric and work variance are measured once in each
     n_starts: int = 12  # of each search for modes, where the second route starts; 0: no second route
-    most_starts: int = 96  # where the best mode is found seldom
+    most_starts: int = 96  # where the best mode of some image is found seldom
     n_modes: int = 8  # that a search keeps, per image
 
     def __post_init__(self) -> None:
