@@ -167,17 +167,21 @@ def test_excess_at_most(at, nats, limit, margin, expected):
     ],
 )
 def test_gap_at_most(gap, se, n_images, expected):
-    gaps = {"a": pd.DataFrame({"beta": [1.0, 10.0], "gap": [0.1, gap], "gap_se": [0.01, se]})}
-    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537, "n_images": n_images}, {}, gaps)
+    points = {"beta": [1.0, 10.0], "gap": [0.1, gap], "gap_se": [0.01, se], "n_images": n_images}
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537}, {}, {"a": pd.DataFrame(points)})
     assert found.verdict == expected
     assert found.decisive.where == "beta = 10"
 
 
-@pytest.mark.parametrize(("n_betas", "expected"), [(1, "reproduced"), (40, "undecided")])
-def test_the_more_comparisons_the_more_each_must_show(n_betas, expected):
-    """2.7 standard errors inside the limit: enough for one comparison at 1 % (2.4), not for one of 40 (3.7)."""
-    gaps = {"a": pd.DataFrame({"beta": np.arange(1, n_betas + 1), "gap": 0.4, "gap_se": 0.05})}
-    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537, "n_images": 50}, {}, gaps)
+@pytest.mark.parametrize(
+    ("n_betas", "gap", "expected"),
+    [(1, 0.4, "reproduced"), (40, 0.4, "reproduced"), (1, 0.674, "not reproduced"), (40, 0.674, "undecided")],
+)
+def test_one_of_many_comparisons_must_show_more_to_refute_a_claim(n_betas, gap, expected):
+    """2.7 standard errors from the limit: enough for one comparison at 1 % (2.4), and for 40 that must all hold; not
+    for one of 40 that is to refute the claim (3.7)."""
+    points = {"beta": np.arange(1, n_betas + 1), "gap": gap, "gap_se": 0.05, "n_images": 50}
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.537}, {}, {"a": pd.DataFrame(points)})
     assert found.verdict == expected
 
 
@@ -207,7 +211,7 @@ def test_uncertified_betas_do_not_enter():
     claim = {"kind": "below", "pairs": PAIR, "windows": ["mid"]}
     found, clean = (verdict(claim, {"a": a, "b": other}).decisive for a in (wild, curve))
     assert found.verdict == clean.verdict == "reproduced"
-    assert found.difference.holds_below
+    assert np.isfinite(found.difference.below)
     assert found.difference.value == pytest.approx(clean.difference.value, abs=0.02)
 
 
@@ -239,7 +243,7 @@ def test_unequal_numbers_of_images_are_compared_over_chains():
         ({"kind": "below", "pairs": [["a", "vae11"]]}, "claim c: curve 'vae11' is not one of a, b"),
         ({"kind": "reaches_lower", "pairs": [["vae11", "a"]]}, "claim c: curve 'vae11' is not one of a, b"),
         ({"kind": "below", "pairs": PAIR, "windows": ["huge"]}, "window 'huge' is not one of low, mid, high"),
-        ({"kind": "gap_at_most", "gaps": ["a"], "limit": 1, "n_images": 5}, "BDMC table 'a' is not one of "),
+        ({"kind": "gap_at_most", "gaps": ["a"], "limit": 1}, "BDMC table 'a' is not one of "),
         ({"kind": "below", "pairs": []}, "claim c: nothing to compare"),
         ({"kind": "within_spread", "groups": [["a"], ["b"]]}, "two groups, and two members"),
     ],
@@ -249,15 +253,21 @@ def test_wrong_claims_are_named(claim, message):
         verdict(claim, {"a": measured(seed=1), "b": measured(seed=2)})
 
 
-def _false_decisions(claim, factor, n):
+def _false_decisions(claim, factor, n, noise=(0.3, 0.3), biased=False):
     """How often each verdict falls on two models that differ by `factor` in distortion over the population: the second
-    is the first, rotated, and the images have no direction. On 50 images each they differ by several per cent."""
+    is the first, rotated, and the images have no direction. On 50 images each they differ by several per cent.
+
+    noise: sd of log Z of an image, of either model. biased: log Z is too low by half its variance, as that of AIS is.
+    """
     turn = rotation(7)
     verdicts = []
     for seed in range(n):
         x = images(1000 + seed)
         weights = decoder(0), turn @ decoder(0)
-        a, b = (linear_curve(w, x, BETAS[::2], noise=0.3, seed=2 * seed + k) for k, w in enumerate(weights))
+        a, b = (
+            raised(linear_curve(w, x, BETAS[::2], noise=s, seed=2 * seed + k), s**2 / 2 if biased else 0.0)
+            for k, (w, s) in enumerate(zip(weights, noise, strict=True))
+        )
         verdicts.append(verdict(claim | {"pairs": PAIR}, {"a": scaled(a, factor), "b": b}).verdict)
     return {name: verdicts.count(name) for name in ("reproduced", "not reproduced")}
 
@@ -284,12 +294,19 @@ def test_false_decisions_are_as_rare_as_stated(claim, factor, n):
         assert min(found.values()) >= binom.isf(1 - 1e-6, n, RULE["false_decision_rate"]) / 2, found
 
 
+@pytest.mark.parametrize("noise", [(0.9, 0.1), (0.1, 0.9)])
+def test_false_decisions_are_as_rare_between_bounds(noise):
+    """One curve has few chains: its log Z scatters by 0.9 nats and is too low by 0.4, which raises its distortion at
+    low rate by 8 %. False-fail rate 1e-6; of 200 it finds a rate of 8 %; without the allowance it is 45 %."""
+    found = _false_decisions({"kind": "below", "windows": ["low"]}, 1.0, 200, noise, biased=True)
+    assert max(found.values()) <= binom.isf(1e-6, 200, RULE["false_decision_rate"]), found
+
+
 ENTRY = RULE | {
     "variational": ["b_bound"],
     "claims": [
         {"id": "better", "statement": "a is better than b.", "kind": "below", "pairs": PAIR, "windows": ["mid"]},
-        {"id": "tight", "statement": "Gaps are small | tight.", "kind": "gap_at_most", "gaps": ["a"], "limit": 0.5,
-         "n_images": 5},
+        {"id": "tight", "statement": "Gaps are small | tight.", "kind": "gap_at_most", "gaps": ["a"], "limit": 0.5},
         {"id": "end", "statement": "a beats the bound.", "kind": "below", "pairs": [["a", "b_bound"]],
          "windows": ["high"]},
     ],
@@ -318,7 +335,7 @@ def decided(folder, figure="figure0", entry=ENTRY):
     args = argparse.Namespace(name=figure, guard=Guard())
     args.curves, args.variational, args.bdmc = folder / "curves", folder / "variational", folder / "bdmc"
     args.output, args.table = folder / f"verdicts/{figure}.json", folder / f"verdicts/{figure}.csv"
-    command.run(args, {"claims": {figure: entry}})
+    command.run(args, {"claims": {figure: entry}, "bdmc": {"n_images": 5}, "curves": {"a": {}, "b": {}}})
     assert args.guard.checked == 1
     return json.loads(args.output.read_text()), pd.read_csv(args.table)
 

@@ -144,10 +144,28 @@ def test_uncertified_betas_are_left_out():
 
 
 def test_bounds_hold_on_one_side_only():
-    sure, loose = (Reading("a", np.arange(6.0), 0.1, certified) for certified in (True, False))
-    for coefficients, sides in [([1, -1], (True, False)), ([-1, 1], (False, True)), ([1, 0], (True, True))]:
-        found = contrast([sure, loose], coefficients)
-        assert (found.holds_below, found.holds_above) == sides
+    sure, loose, anything = (Reading("a", np.arange(6.0), 0.1, slack) for slack in (0.0, 0.3, np.inf))
+    for readings, coefficients, sides in [
+        ([sure, loose], [1, -1], (0, 0.3)),
+        ([sure, loose], [-1, 2], (0.6, 0)),
+        ([loose, anything], [1, -1], (0.3, np.inf)),
+        ([sure, sure], [1, -1], (0, 0)),
+    ]:
+        found = contrast(readings, coefficients)
+        assert (found.below, found.above) == sides
+
+
+@WINDOWS
+def test_slack_is_the_variance_of_log_z(window):
+    """Where log Z of every image scatters by s, F may be too high by s^2, and ln D by that over beta D."""
+    curve = linear_curve(decoder(0), images(1), noise=0.1)
+    (reading,), _ = read([mean_curve(curve)], window)
+    (higher,), _ = read([mean_curve(raised(curve, 0.01))], window)
+    assert reading.slack == pytest.approx(higher.values[0] - reading.values[0], rel=0.05)
+    a, b = mean_curve(curve), mean_curve(linear_curve(decoder(0), images(1)), "b")
+    for at in ("beta", "distortion"):
+        found = excess(a, b, excess_nodes(a, b, 3)[1], at)
+        assert (found.below, found.above) == (pytest.approx(0.01), 0)
 
 
 def test_above_its_end_a_curve_is_vertical_within_what_was_allowed():
@@ -199,20 +217,21 @@ def test_spread_of_known_numbers():
     rng = np.random.default_rng(0)
     base = rng.normal(size=51)  # common to all: no difference
     levels = {"small": [0.0, 0.1], "large": [1.0, 1.2]}
-    readings = [Reading("x", base + v, 0.01, True) for group in levels.values() for v in group]
+    readings = [Reading("x", base + v, 0.01, 0.001) for group in levels.values() for v in group]
     within, against = spread(readings, np.array([0, 0, 1, 1]))
-    expected = np.sqrt((0.1**2 + 0.2**2) / 2)
-    between = np.sqrt(np.mean(np.square([1.0, 1.2, 0.9, 1.1])))
+    expected = (0.1**2 + 0.2**2) / 2
+    between = np.mean(np.square([1.0, 1.2, 0.9, 1.1]))
     assert within.value == pytest.approx(expected)
     assert against.value == pytest.approx(expected - between)
     assert within.se_images < 1e-12
-    # gradient of the root mean square, each reading off by 0.01
-    gradient = np.array([-0.1, 0.1, -0.2, 0.2]) / (2 * expected)
+    # gradient of the mean square, each reading off by 0.01, or too high by 0.001
+    gradient = np.array([-0.1, 0.1, -0.2, 0.2])
     assert within.se_chains == pytest.approx(0.01 * np.linalg.norm(gradient), rel=1e-2)
+    assert within.below == within.above == pytest.approx(0.001 * np.abs(gradient).sum(), rel=1e-2)
     with pytest.raises(ValueError, match="two groups, and two members"):
         spread(readings[:2], np.array([0, 1]))
-    loose = [*readings[:3], replace(readings[3], certified=False)]
-    assert not any(d.holds_below or d.holds_above for d in spread(loose, np.array([0, 0, 1, 1])))
+    loose = [*readings[:3], replace(readings[3], slack=np.inf)]
+    assert all(d.below == d.above == np.inf for d in spread(loose, np.array([0, 0, 1, 1])))
 
 
 def test_spread_has_the_error_of_the_jackknife():
@@ -224,11 +243,16 @@ def test_spread_has_the_error_of_the_jackknife():
         scores = levels[:, None] + 0.5 * rng.normal(size=(4, 50))
         without = (scores.sum(1, keepdims=True) - scores) / 49
         values = np.concatenate([scores.mean(1, keepdims=True), without], 1)
-        return spread([Reading("x", row, 0.5 / np.sqrt(50), True) for row in values], label)
+        return spread([Reading("x", row, 0.5 / np.sqrt(50), 0.0) for row in values], label)
 
     draws = [draw() for _ in range(2000)]
+    squares = np.square(levels[:, None] - levels)
+    within = (squares[0, 1] + squares[2, 3]) / 2
+    truth = within, within - squares[:2, 2:].mean()
     for k in (0, 1):
-        scatter = np.std([draw[k].value for draw in draws])
+        found = np.array([draw[k].value for draw in draws])
+        scatter = found.std()
+        assert abs(found.mean() - truth[k]) < 5 * scatter / np.sqrt(2000)  # noise does not make groups look apart
         assert np.mean([draw[k].se_images for draw in draws]) == pytest.approx(scatter, rel=0.15)
         assert np.mean([draw[k].se_chains for draw in draws]) == pytest.approx(scatter, rel=0.15)
 

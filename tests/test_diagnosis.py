@@ -113,6 +113,9 @@ def test_gap_is_compared_with_what_was_asked(healthy):
     assert verdict(healthy, points, gap=1.0).reliable
     noisy = points.assign(gap_se=0.5)
     assert verdict(healthy, noisy).reliable  # within its own error of what is allowed
+    hidden = pd.DataFrame({"beta": [1.0, 20.0], "gap": [0.9, 1.2], "gap_se": [0.1, 0.5]})
+    assert "BDMC gap of 0.90 ± 0.10 nats at beta = 1, above 0.50" in str(verdict(healthy, hidden))
+    assert verdict(healthy, points.head(0)).reliable  # nothing can be simulated
 
 
 ALONE = replace(SETTINGS, n_starts=0)  # one route

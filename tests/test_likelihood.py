@@ -152,12 +152,13 @@ class Guard:
         pass
 
 
-def table_of(folder, variance, facts):
+def table_of(folder, variance, facts, uncertified_below=0.0):
     """`rdcurve likelihood` on the exact curve of a linear decoder, with a published number beside it."""
     problem = linear_problem(1, n_images=5)
     beta = sigmoid(2000, 50.0)[recorded_steps(2000, 50)].numpy()
     distortion, log_z = exact(problem, beta)
-    curve = make_curve(beta=beta, log_z=log_z, rate=log_z, distortion_cv=distortion, doubt=np.zeros(log_z.shape))
+    doubt = np.where(beta[:, None] < uncertified_below, 5.0, np.zeros(log_z.shape))
+    curve = make_curve(beta=beta, log_z=log_z, rate=log_z, distortion_cv=distortion, doubt=doubt)
     curve.facts.update(n_searches=2, tolerance=1.0)
     curve.facts["settings"] = {"model": "m", "distortion": {"name": "squared_error"}}
     curve.save(folder / "curves/c.safetensors")
@@ -167,7 +168,8 @@ def table_of(folder, variance, facts):
             own.copy_(value)
     arguments = {"latent_dim": problem.weight.shape[1], "n_pixels": 8}
     save_decoder(folder / "m.safetensors", decoder, architecture="linear", arguments=arguments, facts=facts)
-    pd.DataFrame({"beta": [1.0, 5.0, 50.0], "gap": [0.1, 0.2, 0.3]}).to_csv(folder / "c.csv", index=False)
+    points = {"beta": [1.0, 5.0, 50.0], "gap": [0.1, -0.2, 0.3], "gap_se": [0.01, 0.02, 0.03]}
+    pd.DataFrame(points).to_csv(folder / "c.csv", index=False)
     args = argparse.Namespace(curves=folder / "curves", decoders=folder, bdmc=folder, guard=Guard())
     args.output, args.table = folder / "l.md", folder / "l.csv"
     theirs = {"variance": 0.03, "log_p": 705.4, "se_images": 7.4, "bdmc_gap": 0.8, "n_images": 1000}
@@ -182,10 +184,19 @@ def test_command_reads_the_likelihood_at_the_noise_of_the_model_or_at_a_given_on
     ours, theirs = table.to_dict("records")
     assert ours["log_p"] == pytest.approx(exact_log_p(problem, used).mean(), abs=0.01)
     assert (ours["variance"], ours["n_images"], ours["certified"]) == (used, 5, True)
-    assert ours["bdmc_gap"] == {0.2: 0.2, 0.5: 0.1}[used]  # beta is 2.5 and 1
+    gap, error = {0.2: (-0.2, 0.02), 0.5: (0.1, 0.01)}[used]  # beta is 2.5 and 1
+    assert (ours["bdmc_gap"], ours["bdmc_gap_se"]) == (gap, error)
+    assert f"| {gap:.2f} ± {error:.2f} | 5 |" in text
     assert (theirs["model"], theirs["source"], theirs["log_p"]) == ("P", "published", 705.4)
-    assert "| P | published | 0.03 | 705.4 ± 7.4 |" in text
+    assert "| P | published | 0.03 | 705.4 ± 7.4 |  | 0.80 | 1000 |" in text
     assert "Other data." in text
+
+
+def test_command_says_certified_only_between_two_certified_betas(tmp_path):
+    """beta is 2.5; the lower neighbour of it is not certified."""
+    _, table, text = table_of(tmp_path, 0.2, {}, uncertified_below=2.5)
+    assert not table["certified"][0]
+    assert "(not certified)" in text
 
 
 def test_command_refuses_the_own_noise_of_a_model_that_has_none(tmp_path):

@@ -1,25 +1,28 @@
 """Decide a statement about curves: reproduced, not reproduced or undecided, each comparison with its error bar.
 
 A claim is data: a kind, the names it is about, and where. Its kind turns it into comparisons, each of which says that a
-difference x lies between two limits. With the quantile q of Student's t (degrees of freedom: images less one),
+difference x lies between two limits. With the quantile q of Student's t (degrees of freedom: images less one), and with
+what AIS, which bounds a curve from above, may have left on either side (`rdcurve.comparison`),
 
-    reproduced      the interval x - q se .. x + q se lies within the limits,
+    reproduced      the interval x - q se - below .. x + q se + above lies within the limits,
     not reproduced  it lies outside,
     undecided       it does not lie on one side; or curves are not certified, or not measured, where it matters.
 
-A claim of m comparisons takes q at the one-sided level `false_decision_rate` / m (Bonferroni), so that the probability
-that any comparison of a claim is decided wrongly is at most `false_decision_rate`. Equality is decided by an
-equivalence margin (both limits finite, two one-sided tests), never by a difference that is merely not significant. All
-comparisons must be reproduced for the claim to be; one that is not refutes it.
+All comparisons must be reproduced for the claim to be, so that each takes q at the one-sided level
+`false_decision_rate` (intersection-union test, Berger 1982). One that is not refutes the claim, so that for this each
+of m comparisons takes q at that level / m (Bonferroni). Either way a claim is decided wrongly with probability
+`false_decision_rate` at most, as far as images and chains go: another training of the same model is not in the errors.
+Equality is decided by an equivalence margin (both limits finite, two one-sided tests), never by a difference that is
+merely not significant.
 
-Differences are in ln D, the relative difference of distortions at equal rate, or in nats.
+Differences are in ln D, the relative difference of distortions at equal rate (or in its square), or in nats.
 
     kind            a comparison                                                                 limits
     below           mean of ln D over a window of rates, first less second                       .. 0
     no_worse        the same                                                                     .. margin
     same            the same                                                                     -margin .. margin
     reaches_lower   ln D at the largest beta, first less second                                  .. 0
-    within_spread   root mean square difference within groups                                    .. margin
+    within_spread   mean square difference of ln D within groups                                 .. margin^2
                     the same, less that between groups                                           .. 0
     smaller_margin  two differences as in `below`, the former less the latter                    .. 0
     excess_at_most  -log Z at equal beta, or R at equal distortion, first less second, nats      .. limit + margin
@@ -65,7 +68,7 @@ class Comparison:
     of: str
     to: str  # what it is compared with
     where: str  # window of rates, beta, or end of the curve
-    unit: Literal["ln D", "nats"]
+    unit: Literal["ln D", "(ln D)^2", "nats"]
     most: float
     least: float = -math.inf
     difference: Difference | None = None  # none: not measured
@@ -94,8 +97,8 @@ class Comparison:
         distance = min(self.difference.value - self.least, self.most - self.difference.value)
         return distance / self.standard_error if self.standard_error > 0 else math.copysign(math.inf, distance)
 
-    def decided(self, level: float) -> Comparison:
-        """The same with a verdict that is wrong with probability `level` at most.
+    def decided(self, level: float, n: int) -> Comparison:
+        """The same with a verdict, as one of the n comparisons of a claim that is decided at this level.
 
         Raises:
             ValueError: the difference has no error bar.
@@ -107,19 +110,23 @@ class Comparison:
                 f"{self.of} and {self.to}: no error over the {self.over}; curves of unequal numbers of images cannot "
                 "be paired, and are to be compared over: chains"
             )
-        x, error = self.difference, student_quantile(level, self.difference.n_images - 1) * self.standard_error
-        low, high = x.value - error, x.value + error
-        verdict = self._where(low if x.holds_below else -math.inf, high if x.holds_above else math.inf)
-        if verdict != "undecided":
-            return replace(self, verdict=verdict, reason="")
-        if self._where(low, high) == "undecided":
-            return replace(self, reason="the error bar reaches across a limit")
-        return replace(self, reason=self.reason or "a curve is not certified here")
+        x = self.difference
+        one, any_of_all = (student_quantile(p, x.n_images - 1) * self.standard_error for p in (level, level / n))
 
-    def _where(self, low: float, high: float) -> Verdict:
-        if self.least <= low and high <= self.most:
-            return "reproduced"
-        return "not reproduced" if high < self.least or low > self.most else "undecided"
+        def verdict(below: float, above: float) -> Verdict:
+            if self.least <= x.value - one - below and x.value + one + above <= self.most:
+                return "reproduced"
+            low, high = x.value - any_of_all - below, x.value + any_of_all + above
+            return "not reproduced" if high < self.least or low > self.most else "undecided"
+
+        found = verdict(x.below, x.above)
+        if found != "undecided":
+            return replace(self, verdict=found, reason="")
+        if verdict(0, 0) == "undecided":
+            return replace(self, reason="the error bar reaches across a limit")
+        certified = math.isfinite(x.below) and math.isfinite(x.above)
+        loose = "a curve may be too high by as much" if certified else "a curve is not certified here"
+        return replace(self, reason=self.reason or loose)
 
     def row(self) -> dict[str, Any]:
         """As a line of a table."""
@@ -134,6 +141,8 @@ class Comparison:
             "standard_error": self.standard_error,
             "standard_error_images": math.nan if x is None else x.se_images,
             "standard_error_chains": math.nan if x is None else x.se_chains,
+            "below": math.nan if x is None else x.below,
+            "above": math.nan if x is None else x.above,
             "unit": self.unit,
             "least": self.least,
             "most": self.most,
@@ -174,7 +183,7 @@ def decide(
         entry: of the section `claims` of params.yaml: the rule (windows, margin, false_decision_rate, least_coverage,
             prolong, n_betas) and the claims.
         curves: name -> mean curve, of the names that `rdcurve.settings.names_of_claims` lists.
-        gaps: name -> table of BDMC points (beta, gap, gap_se).
+        gaps: name -> table of BDMC points (beta, gap, gap_se, n_images).
 
     Raises:
         ValueError: an unknown kind, curve or window; curves that cannot be compared. Names it and the legal ones.
@@ -187,8 +196,8 @@ def decide(
             comparisons = list(KINDS[claim["kind"]](case))
             if not comparisons:
                 raise ValueError("nothing to compare")
-            level = entry["false_decision_rate"] / len(comparisons)
-            decided = tuple(comparison.decided(level) for comparison in comparisons)
+            level, n = entry["false_decision_rate"], len(comparisons)
+            decided = tuple(comparison.decided(level, n) for comparison in comparisons)
         except ValueError as error:
             raise ValueError(f"claim {claim['id']}: {error}") from error
         decisions.append(Decision(claim["id"], claim["statement"], decided))
@@ -246,9 +255,9 @@ def _within_spread(case: _Case) -> Iterator[Comparison]:
     label = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     members = [name for group in groups for name in group]
     for window in case.claim["windows"]:
-        within = Comparison("within groups", "", window, "ln D", case.margin)
+        within = Comparison("within groups", "", window, "(ln D)^2", case.margin**2)
         yield case.read(within, members, lambda readings: spread(readings, label)[0])
-        against = Comparison("within groups", "between groups", window, "ln D", 0.0)
+        against = Comparison("within groups", "between groups", window, "(ln D)^2", 0.0)
         yield case.read(against, members, lambda readings: spread(readings, label)[1])
 
 
@@ -277,7 +286,7 @@ def _excess_at_most(case: _Case) -> Iterator[Comparison]:
 def _gap_at_most(case: _Case) -> Iterator[Comparison]:
     for name in case.claim["gaps"]:
         for point in case.gaps[name].itertuples():
-            gap = Difference(point.gap, point.gap_se, math.nan, case.claim["n_images"])
+            gap = Difference(point.gap, point.gap_se, math.nan, int(point.n_images))
             yield Comparison(name, "", f"beta = {point.beta:.4g}", "nats", case.claim["limit"], difference=gap)
 
 

@@ -14,8 +14,11 @@ replicate by replicate: the jackknife error of a difference is that of paired im
 chapter 11). It contains the Monte Carlo error over the chains, which is also given alone: the error for these very
 images.
 
-AIS bounds a curve from above. Where it is not certified, a difference can therefore only be trusted on one side:
-`Difference` says on which.
+AIS bounds a curve from above, in expectation: an unbiased estimate of Z whose logarithm scatters by s has a logarithm
+that is too low by s^2 / 2, to leading order. So F is believed to be too high by anything from nothing to the mean of
+s^2 over the images, twice that; and where it is not certified, by anything at all. `Difference` says how far the truth
+may lie to each side for that reason alone. What the certificate cannot see, a mode that no chain and no search has
+found, is in no error.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ class MeanCurve:
     beta: np.ndarray  # [G]
     potential: np.ndarray  # [G, 1 + N], F in nats
     potential_se: np.ndarray  # [G], of the mean over all images, over the chains
-    certified: np.ndarray  # [G]
+    slack: np.ndarray  # [G], by how much F may be too high, nats; infinite where it is not certified
     recorded: np.ndarray  # [K], places of the recorded betas in the grid
     distortion: np.ndarray  # [K, 1 + N]
     distortion_se: np.ndarray  # [K], over the chains
@@ -76,8 +79,10 @@ class MeanCurve:
         beta, fine = _hermite(curve.beta, potential, curve.distortion)
         place = np.arange(len(beta)) / _BETWEEN
         certified = curve.certified[np.floor(place).astype(int)] & curve.certified[np.ceil(place).astype(int)]
-        error = np.interp(place, np.arange(len(curve.beta)), curve.standard_error("log_z", "chains"))
-        return cls._of(name, curve, beta, _replicates(fine), error, certified)
+        nodes = np.arange(len(curve.beta))
+        error = np.interp(place, nodes, curve.standard_error("log_z", "chains"))
+        slack = np.where(certified, np.interp(place, nodes, np.square(curve.log_z_se).mean(1)), np.inf)
+        return cls._of(name, curve, beta, _replicates(fine), error, slack)
 
     @classmethod
     def bound(cls, name: str, curve: RDCurve) -> MeanCurve:
@@ -94,7 +99,7 @@ class MeanCurve:
         potential = rate[best] + beta[:, None] * distortion[best]
         error = curve.standard_error("log_z", "chains")[best]
         channels = curve.at(best[::_BETWEEN])  # at a recorded beta another channel than its own may be the best
-        return cls._of(name, channels, beta, potential, error, np.ones(len(beta), dtype=bool))
+        return cls._of(name, channels, beta, potential, error, np.zeros(len(beta)))
 
     @classmethod
     def _of(
@@ -104,7 +109,7 @@ class MeanCurve:
         beta: np.ndarray,
         potential: np.ndarray,
         error: np.ndarray,
-        certified: np.ndarray,
+        slack: np.ndarray,
     ) -> MeanCurve:
         settings = curve.facts.get("settings", {})
         return cls(
@@ -113,11 +118,16 @@ class MeanCurve:
             beta=beta,
             potential=potential,
             potential_se=error,
-            certified=certified,
+            slack=slack,
             recorded=np.arange(len(curve.beta)) * _BETWEEN,
             distortion=_replicates(curve.distortion),
             distortion_se=curve.standard_error("distortion", "chains"),
         )
+
+    @property
+    def certified(self) -> np.ndarray:
+        """[G]."""
+        return np.isfinite(self.slack)
 
     @property
     def n_images(self) -> int:
@@ -136,7 +146,11 @@ class Reading:
     name: str
     values: np.ndarray  # [1 + N] replicates
     se_chains: float
-    certified: bool  # if not, the value is a bound from above
+    slack: float  # by how much it may be too high
+
+    @property
+    def certified(self) -> bool:
+        return math.isfinite(self.slack)
 
 
 @dataclass(frozen=True)
@@ -147,8 +161,8 @@ class Difference:
     se_images: float  # of these images as a sample; contains that over the chains. NaN where images cannot be paired
     se_chains: float  # for these very images
     n_images: int
-    holds_below: bool = True  # false: the truth may lie anywhere below the value
-    holds_above: bool = True  # false: the truth may lie anywhere above it
+    below: float = 0.0  # by how much the truth may lie below the value, beyond its error
+    above: float = 0.0  # and above it
 
 
 def mean_log_distortion(
@@ -188,9 +202,9 @@ def mean_log_distortion(
         distortion, best = distortion[use], best[use]
         _check_positive(curve, distortion)
         # errors at neighbouring rates come from the same chains: they add up
-        error = (curve.potential_se[best] / (curve.beta[best] * distortion[:, 0])).mean()
-        values = np.log(distortion).mean(0)
-        readings.append(Reading(curve.name, values, float(error), bool(curve.certified[best].all())))
+        per_nat = 1 / (curve.beta[best] * distortion[:, 0])
+        error, slack = ((curve.potential_se[best] * per_nat).mean(), (curve.slack[best] * per_nat).mean())
+        readings.append(Reading(curve.name, np.log(distortion).mean(0), float(error), float(slack)))
     return readings, (float(rates[use][0]), float(rates[use][-1]))
 
 
@@ -198,7 +212,8 @@ def least_distortion(curve: MeanCurve) -> Reading:
     """ln D at the largest beta: how far to the left the curve reaches."""
     values = curve.distortion[-1]
     _check_positive(curve, values)
-    return Reading(curve.name, np.log(values), float(curve.distortion_se[-1] / values[0]), bool(curve.certified[-1]))
+    slack = curve.slack[-1] / (curve.beta[-1] * values[0])
+    return Reading(curve.name, np.log(values), float(curve.distortion_se[-1] / values[0]), float(slack))
 
 
 def excess_nodes(a: MeanCurve, b: MeanCurve, n: int) -> list[int]:
@@ -231,43 +246,42 @@ def excess(a: MeanCurve, b: MeanCurve, node: int, at: Literal["beta", "distortio
         upper = int(np.clip(np.searchsorted(a.beta, b.beta[place]), 1, len(a.beta) - 1))
         share = (b.beta[place] - a.beta[upper - 1]) / (a.beta[upper] - a.beta[upper - 1])
         values = (1 - share) * a.potential[upper - 1] + share * a.potential[upper]
-        first = Reading(a.name, values, float(a.potential_se[upper]), bool(a.certified[upper - 1 : upper + 1].all()))
-        second = Reading(b.name, b.potential[place], float(b.potential_se[place]), bool(b.certified[place]))
+        first = Reading(a.name, values, float(a.potential_se[upper]), float(a.slack[upper - 1 : upper + 1].max()))
+        second = Reading(b.name, b.potential[place], float(b.potential_se[place]), float(b.slack[place]))
     else:
         shared = b.distortion[node]
         height = a.potential - a.beta[:, None] * shared  # [G, 1 + N]
         best = int(height[:, 0].argmax())
         slope_error = abs(b.beta[place] - a.beta[best]) * b.distortion_se[node]
-        first = Reading(
-            a.name, height.max(0), math.hypot(a.potential_se[best], slope_error), bool(a.certified[best])
-        )  # fmt: skip
-        second = Reading(b.name, b.rate[node], float(b.potential_se[place]), bool(b.certified[place]))
+        error = math.hypot(a.potential_se[best], slope_error)
+        first = Reading(a.name, height.max(0), error, float(a.slack[best]))
+        second = Reading(b.name, b.rate[node], float(b.potential_se[place]), float(b.slack[place]))
     return contrast([first, second], [1, -1])
 
 
 def contrast(readings: Sequence[Reading], coefficients: Sequence[float]) -> Difference:
     """The sum of coefficient times reading, image paired with image.
 
-    A reading that is a bound from above spoils the lower side of the sum where its coefficient is positive, the upper
-    side where it is negative.
+    A reading that may be too high widens the lower side of the sum where its coefficient is positive, the upper side
+    where it is negative.
     """
     weights = np.asarray(coefficients, dtype=float)
-    loose = np.array([not reading.certified for reading in readings])
     values, paired = _stack(readings)
     return Difference(
         value=float(weights @ values[:, 0]),
         se_images=_jackknife((weights @ values)[1:]) if paired else math.nan,
         se_chains=float(np.sqrt(sum((w * r.se_chains) ** 2 for w, r in zip(weights, readings, strict=True)))),
         n_images=_n_images(readings),
-        holds_below=not (loose & (weights > 0)).any(),
-        holds_above=not (loose & (weights < 0)).any(),
+        below=sum(w * r.slack for w, r in zip(weights, readings, strict=True) if w > 0),
+        above=sum(-w * r.slack for w, r in zip(weights, readings, strict=True) if w < 0),
     )
 
 
 def spread(readings: Sequence[Reading], label: np.ndarray) -> tuple[Difference, Difference]:
-    """Root mean square difference of readings with the same label; the same, less that with different labels.
+    """Mean square difference of readings with the same label; the same, less that with different labels.
 
-    Noise adds to both, and more of it, relatively, to the smaller.
+    The square of a noisy difference is too large by the variance of the noise, which is taken off, as the jackknife
+    over images knows it, or the chains where images cannot be paired. A mean square may thus be negative.
 
     Raises:
         ValueError: no two readings with the same label, or one label only.
@@ -278,26 +292,38 @@ def spread(readings: Sequence[Reading], label: np.ndarray) -> tuple[Difference, 
         raise ValueError("spread needs two groups, and two members in one of them")
     values, paired = _stack(readings)
 
-    def root_mean_squares(values: np.ndarray) -> np.ndarray:
+    def mean_squares(values: np.ndarray) -> np.ndarray:
         squares = np.square(values[i] - values[j])
-        within, between = (np.sqrt(squares[kind].mean(0)) for kind in (alike, ~alike))
+        within, between = (squares[kind].mean(0) for kind in (alike, ~alike))
         return np.stack([within, within - between])
 
-    both = root_mean_squares(values)  # [2, 1 + N]
-    variance = np.zeros(2)
-    for k, reading in enumerate(readings):  # central differences, over one standard error to each side
-        shifted = values[:, :1] + np.outer(np.arange(len(readings)) == k, [reading.se_chains, -reading.se_chains])
-        up, down = root_mean_squares(shifted).T
-        variance += np.square((up - down) / 2)
-    certain = all(reading.certified for reading in readings)
+    chains = np.array([reading.se_chains for reading in readings])
+    if paired:
+        noise = np.array([_jackknife(row) ** 2 for row in (values[i] - values[j])[:, 1:]])
+    else:
+        noise = np.square(chains[i]) + np.square(chains[j])
+    within, between = noise[alike].mean(), noise[~alike].mean()
+    both = mean_squares(values) - np.array([[within], [within - between]])  # [2, 1 + N]
+
+    def effect(k: int, size: float) -> np.ndarray:
+        """[2], of a reading that is off by so much: central differences."""
+        shifted = values[:, :1] + np.outer(np.arange(len(readings)) == k, [size, -size])
+        up, down = mean_squares(shifted).T
+        return (up - down) / 2
+
+    variance = sum(np.square(effect(k, reading.se_chains)) for k, reading in enumerate(readings))
+    if all(reading.certified for reading in readings):
+        slack = sum(np.abs(effect(k, reading.slack)) for k, reading in enumerate(readings))
+    else:
+        slack = np.full(2, np.inf)
     within, against = (
         Difference(
             value=float(both[k, 0]),
             se_images=_jackknife(both[k, 1:]) if paired else math.nan,
             se_chains=float(np.sqrt(variance[k])),
             n_images=_n_images(readings),
-            holds_below=certain,
-            holds_above=certain,
+            below=float(slack[k]),
+            above=float(slack[k]),
         )
         for k in (0, 1)
     )

@@ -1,4 +1,4 @@
-"""All claims of the paper in one table: the verdicts of every figure, and what is not measured yet."""
+"""All claims of params.yaml in one table: the verdicts of every figure, and what is not measured yet."""
 
 from __future__ import annotations
 
