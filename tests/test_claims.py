@@ -326,7 +326,7 @@ def folder(tmp_path):
     measured(seed=2).save(tmp_path / "curves/b.safetensors")
     measured(seed=3).at(slice(0, 6)).save(tmp_path / "variational/b_bound.safetensors")
     (tmp_path / "bdmc").mkdir()
-    points = {"beta": [1.0, 2.0], "lower": -3.0, "upper": -2.0, "gap": [0.1, 0.9], "gap_se": 0.01}
+    points = {"beta": [1.0, 2.0], "lower": -3.0, "upper": -2.0, "gap": [0.1, 0.9], "gap_se": 0.01, "n_images": 5}
     pd.DataFrame(points).to_csv(tmp_path / "bdmc/a.csv", index=False)
     return tmp_path
 
@@ -335,7 +335,7 @@ def decided(folder, figure="figure0", entry=ENTRY):
     args = argparse.Namespace(name=figure, guard=Guard())
     args.curves, args.variational, args.bdmc = folder / "curves", folder / "variational", folder / "bdmc"
     args.output, args.table = folder / f"verdicts/{figure}.json", folder / f"verdicts/{figure}.csv"
-    command.run(args, {"claims": {figure: entry}, "bdmc": {"n_images": 5}, "curves": {"a": {}, "b": {}}})
+    command.run(args, {"claims": {figure: entry}})
     assert args.guard.checked == 1
     return json.loads(args.output.read_text()), pd.read_csv(args.table)
 

@@ -116,6 +116,8 @@ def test_gap_is_compared_with_what_was_asked(healthy):
     hidden = pd.DataFrame({"beta": [1.0, 20.0], "gap": [0.9, 1.2], "gap_se": [0.1, 0.5]})
     assert "BDMC gap of 0.90 ± 0.10 nats at beta = 1, above 0.50" in str(verdict(healthy, hidden))
     assert verdict(healthy, points.head(0)).reliable  # nothing can be simulated
+    alone = replace(healthy, facts=healthy.facts | {"n_searches": 0})
+    assert str(verdict(alone)) == "verdict: reliable, as far as one route can tell: not certified"
 
 
 ALONE = replace(SETTINGS, n_starts=0)  # one route

@@ -31,15 +31,17 @@ class RDCurve:
         rate: [K, N], R = -log Z - beta D.
         distortion: [K, N], D = E d under the weighted chains.
         log_z: [K, N], log-mean-exp of the AIS weights.
-        distortion_cv, rate_cv: [K, N], the same with the noise of beta D taken out by a control variate: the better
-            estimate, but not a bound.
+        distortion_cv, rate_cv: [K, N], the same with the noise of beta D taken out by a control variate, for images
+            where it takes out half of it or more, and on routes of three groups or more; the same numbers elsewhere. An
+            estimate, not a bound.
         rate_se, distortion_se, log_z_se, distortion_cv_se, rate_cv_se: [K, N], jackknife standard errors over the
             (groups of) chains of each image.
         distortion_variance: [K, N], weighted variance of d; -dD/dbeta where the chains are in equilibrium.
         ess: [K, N], effective sample size of the chains.
         k_hat: [K, N], Pareto shape of the largest weights; NaN with too few chains.
         spread: [K, N], standard deviation of log Z over the independent groups of chains, nats.
-        acceptance: [K, N], HMC acceptance rate since the recorded beta before.
+        acceptance: [K, N], HMC acceptance rate since the recorded beta before; of two routes, that of each by its share
+            in Z.
         code: [K, N, latent], one code z of each image, drawn from the weighted chains: what f(z) looks like at that
             rate. latent is 0 where none was kept.
         doubt: [K, N], how far the highest of several independent determinations of log Z lies above the next, nats.

@@ -21,9 +21,13 @@ _SMALL_SHARE = 0.2  # of the images that may be bad before the mean curve is
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a curve; nothing, if `warnings` is empty."""
+    """What is wrong with a curve; nothing, if `warnings` is empty.
+
+    One route alone certifies nothing: a curve that passes the other tests is then reliable as far as it can tell.
+    """
 
     warnings: tuple[str, ...]
+    one_route: bool = False
 
     @property
     def reliable(self) -> bool:
@@ -32,7 +36,7 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.reliable:
-            return "verdict: reliable"
+            return "verdict: reliable" + (", as far as one route can tell: not certified" if self.one_route else "")
         return "\n".join(["verdict: look before you believe it", *(f"  - {warning}" for warning in self.warnings)])
 
 
@@ -76,6 +80,12 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
         _at(found, curve, ~curve.certified, "not certified: independent determinations of log Z differ by more than "
             "{limit} nat (mean over the images) or 3 (on one in twenty); the curve is a bound there, no estimate",
             limit=curve.facts["tolerance"])  # fmt: skip
+    sizing = curve.facts.get("prerun", {})
+    if not sizing.get("reached", True):
+        found.append(
+            f"the gap of {sizing['gap']:g} nats that was asked for is not reached: {sizing['trials'][-1]['gap']:.2f} ± "
+            f"{sizing['trials'][-1]['gap_se']:.2f} nats in the last trial; raise max_temperatures"
+        )
     if gaps is not None and len(gaps):  # under some distortions nothing can be simulated
         allowed = max(0.5, 0.01 * float(rate.max())) if gap is None else gap
         sure = gaps["gap"] - 2 * gaps["gap_se"]  # the largest gap may be the one that is known worst
@@ -85,7 +95,7 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
                 f"BDMC gap of {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats at beta = {worst['beta']:.3g}, above "
                 f"{allowed:.2f}: more temperatures"
             )
-    return Verdict(tuple(found))
+    return Verdict(tuple(found), one_route=not curve.facts.get("n_searches"))
 
 
 def _bent(curve: RDCurve) -> np.ndarray:

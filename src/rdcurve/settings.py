@@ -101,6 +101,11 @@ def check(params: Any) -> None:
             raise SettingsError(
                 f"curves.{curve}: gap needs prerun.schedule: learned; with a sigmoid schedule give n_temperatures"
             )
+        if prerun["step_size_rule"] == "running_mean" and sampler["group_size"] > 1:
+            raise SettingsError(
+                f"curves.{curve}: chains with step sizes of their own (prerun.step_size_rule: running_mean) cannot "
+                f"resample among themselves; sampler.group_size must be 1, not {sampler['group_size']}"
+            )
         for step, least in (("ais", 2), ("bdmc", 1)):
             n_chains = section(params, step, curve)["n_chains"]
             if n_chains % sampler["group_size"] or n_chains < least * sampler["group_size"]:

@@ -171,15 +171,16 @@ def test_bdmc_refuses_a_distortion_that_cannot_be_sampled():
         simulate(target.prior, target.decoder, lambda x, f: (x - f).abs().sum(-1), sigmoid(5, 1.0), [4], 3, 0)
 
 
-def test_estimate_on_two_chains_by_hand():
-    log_weight = torch.tensor([[0.0], [np.log(3.0)]], dtype=DTYPE)
-    distortion, h = torch.tensor([[[4.0], [8.0]], [[1.0], [2.0]]], dtype=DTYPE)
-    result = estimate(log_weight, distortion, h, beta=2.0)
-    assert float(result.log_z) == pytest.approx(np.log(2.0))
-    assert float(result.distortion) == pytest.approx(7.0)
-    assert float(result.rate) == pytest.approx(-np.log(2.0) - 14.0)
-    assert float(result.ess) == pytest.approx(1 / (1 / 16 + 9 / 16))
-    assert float(result.distortion_variance) == pytest.approx(3.0)
+def test_estimate_on_three_chains_by_hand():
+    log_weight = torch.tensor([[1.0], [3.0], [4.0]], dtype=DTYPE).log()
+    distortion = torch.tensor([[4.0], [8.0], [6.0]], dtype=DTYPE)
+    result = estimate(log_weight, distortion, distortion / 4, beta=2.0)
+    assert float(result.log_z) == pytest.approx(np.log(8 / 3))
+    assert float(result.distortion) == pytest.approx(6.5)
+    assert float(result.rate) == pytest.approx(-np.log(8 / 3) - 13.0)
+    assert float(result.ess) == pytest.approx(64 / 26)
+    assert float(result.distortion_variance) == pytest.approx(1.75)
     assert float(result.distortion_cv) == pytest.approx(0.0)  # d = 4 h, and h has mean 0
-    assert float(result.rate_cv) == pytest.approx(-np.log(2.0))
-    assert float(log_mean_exp(log_weight)) == pytest.approx(np.log(2.0))
+    assert float(result.rate_cv) == pytest.approx(-np.log(8 / 3))
+    assert float(result.spread) == pytest.approx(np.log([1.0, 3.0, 4.0]).std(ddof=1))
+    assert float(log_mean_exp(log_weight)) == pytest.approx(np.log(8 / 3))

@@ -103,6 +103,7 @@ def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(
     one_before_the_other = ([9.0, 9.0, 9.0, 2.0, 2.0] + [9.0] * 3, [2.0] + [9.0] * 7)
     twice_only = ([9.0, 7.0, 7.0, 4.0] + [7.0] * 4, [4.0] + [7.0] * 7)
     never = ([8.0] * 8, [3.0] * 8)
+    another_within_a_nat = ([5.0] + [5.9] * 7, [5.9] * 8)
 
     def n_starts(*ends):
         return [searches.n_starts for searches in searched(monkeypatch, ends, 2, 8)[1]]
@@ -111,12 +112,14 @@ def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(
     assert n_starts(one_before_the_other) == [2, 4, 6]
     assert n_starts(agreed, one_before_the_other) == [2, 4, 6]  # the other one goes on as well
     assert n_starts(twice_only) == n_starts(never) == n_starts(agreed, never) == [2, 4, 6, 8]
+    assert n_starts(another_within_a_nat) == [2, 4, 6, 8]
+    assert [modes.hits.tolist() for modes in searched(monkeypatch, [another_within_a_nat], 2, 8)[0]] == [[1], [0]]
 
     ends = [agreed, one_before_the_other, twice_only, never]
     found, rounds = searched(monkeypatch, ends, 2, 8)
     assert [modes.z[0, :, 0].tolist() for modes in found] == [[5.0, 2.0, 4.0, 8.0], [5.0, 2.0, 4.0, 3.0]]
     assert [modes.z[1, :, 0].tolist() for modes in found] == [[5.0, 9.0, 7.0, 8.0], [5.0, 9.0, 7.0, 3.0]]
-    assert [modes.hits.tolist() for modes in found] == [[8, 2, 1, 8], [8, 1, 1, 8]]
+    assert [modes.hits.tolist() for modes in found] == [[8, 2, 1, 0], [8, 1, 1, 8]]  # in the best mode of either
     assert [modes.found.sum(0).tolist() for modes in found] == [[1, 2, 2, 1]] * 2
     # interrupted after any round, they go on alike
     again, rest = searched(
@@ -124,6 +127,27 @@ def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(
     )
     assert [searches.n_starts for searches in rest] == [6, 8]
     assert all(torch.equal(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_modes_that_turn_out_to_be_one_are_one():
+    """A start that ends deeper, between two that were held for two modes: none is kept twice, no start counts twice."""
+
+    def ends(*places):
+        z = torch.tensor(places, dtype=DTYPE)[:, None, None]
+        potential = z[..., 0].square()
+        return modes_module.Minima(z, potential, torch.ones_like(z)[..., None], torch.ones_like(potential).long())
+
+    nothing = modes_module.Minima(*(value[:0] for value in ends(0.0)))
+    nothing = modes_module.Minima(
+        *(torch.cat([old, torch.zeros(3, *old.shape[1:], dtype=old.dtype)]) for old in nothing)
+    )
+    nothing = nothing._replace(potential=torch.full((3, 1), torch.inf, dtype=DTYPE))
+    found = modes_module._with(nothing, ends(6.0, -6.0, -6.0))
+    assert found.hits[:, 0].tolist() == [1, 2, 0] or found.hits[:, 0].tolist() == [2, 1, 0]
+    for n in (4, 5, 6):
+        found = modes_module._with(found, ends(0.0))
+        assert found.hits[:, 0].tolist() == [n, 0, 0]
+        assert float(found.z[0, 0, 0]) == 0
 
 
 def test_the_budget_is_kept_to_the_start(monkeypatch):
@@ -239,6 +263,24 @@ def test_both_routes_together_are_right_where_one_is_not():
     up = rdcurve.measure(target.decoder, target.x, prerun_settings=replace(QUICK, n_starts=0), **arguments)
     assert np.median((exact - up.log_z)[-1]) > 5
     assert not up.certified.any()  # one route certifies nothing
+
+
+def test_acceptance_is_that_of_both_routes():
+    """Of a route down that does not move, nothing is left but what the route up counts for."""
+    problem, groups = linear_problem(4, latent_dim=2), Groups(8)
+    learned = learn(problem.target, 20.0, KERNEL, QUICK, groups)
+    tuning = learned.at_length(60)
+    descent = learn_descent(problem.target, tuning, learned, KERNEL, QUICK)
+    descent = descent._replace(share=torch.full_like(descent.share, 0.5))
+    stuck = descent.tuning._replace(step_sizes=1e4 * descent.tuning.step_sizes)
+    options = {"n_chains": 16, "seed": 1, "groups": groups}
+    up, both, half = (
+        formal_run(problem.target, tuning, [20, 40, 59], KERNEL, descent=d, **options).acceptance
+        for d in (None, descent, descent._replace(tuning=stuck))
+    )
+    assert (up > 0.6).all() and (both > 0.6).all()
+    assert (half[:2] < 0.9 * up[:2]).all()  # at the end of the schedule only the bridge lies behind it
+    assert (half[:2] > 0.2 * up[:2]).all()
 
 
 def test_a_curve_that_hardly_counts_its_best_route_is_not_certified():

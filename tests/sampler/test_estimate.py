@@ -82,6 +82,53 @@ def test_virial_has_mean_zero_and_takes_out_the_noise():
     assert torch.allclose(result.distortion_variance.mean(), point.distortion.var(0).mean(), rtol=0.1)
 
 
+def exact_draws(n_groups, n, seed=2):
+    """Groups of eight exact draws for each of n images that are alike: distortion and virial, and exact D."""
+    problem, beta = linear_problem(2, latent_dim=3, n_images=1), 200.0
+    z = posterior_samples(problem, beta, 8 * n_groups * n, seed).view(8 * n_groups, n, 3)
+    point = repeated(problem, n).target.at(z)
+    h = virial(State(point, torch.zeros_like(z)), torch.zeros(8 * n_groups, n, dtype=DTYPE), beta, 8)
+    return point.distortion, h, problem.exact(torch.tensor([beta]))[1].item()
+
+
+@pytest.mark.parametrize("routes", [(2,), (3,), (4,), (16,), (2, 2), (4, 2)])
+def test_error_of_the_control_variate_is_right_for_any_number_of_groups(routes):
+    """Root mean square standard error against the scatter over 1,000 images, known to 2.2 %, within 15 %: six such
+    errors. A route of two groups has no control variate; with one its error would be missed altogether."""
+    n = 1000
+    parts = [exact_draws(m, n, seed) for seed, m in enumerate(routes)]
+    distortion, h = (torch.cat([part[k] for part in parts]) for k in (0, 1))
+    weight = [(m, torch.full((n,), m / sum(routes), dtype=DTYPE)) for m in routes]
+    result = estimate(torch.zeros_like(distortion), distortion, h, 200.0, 8, weight)
+    error = (result.distortion_cv - parts[0][2]).square().mean().sqrt()
+    assert float(result.distortion_cv_se.square().mean().sqrt() / error) == pytest.approx(1, abs=0.15)
+    plain = (result.distortion - parts[0][2]).square().mean().sqrt()
+    if max(routes) < 3:
+        assert torch.equal(result.distortion_cv, result.distortion)
+        assert torch.equal(result.rate_cv_se, result.rate_se)
+    else:
+        assert error < 0.8 * plain
+
+
+def test_no_control_variate_for_an_image_whose_groups_sit_in_different_modes():
+    """The centre that one group lends another is then far away; other images keep theirs."""
+    distortion, h, _ = exact_draws(4, 6)
+    h[8:16, 2] += 1e4 * torch.linspace(-1, 1, 8, dtype=DTYPE)
+    result = estimate(torch.zeros_like(h), distortion, h, 200.0, 8)
+    same = result.distortion_cv == result.distortion
+    assert same.tolist() == [False, False, True, False, False, False]
+    assert result.rate_cv_se[2] == result.rate_se[2]
+
+
+def test_spread_is_that_of_the_groups_whatever_their_routes_count():
+    log_weight, distortion, none = random_chains(24, 3)
+    share = torch.tensor([0.05, 0.5, 0.95], dtype=DTYPE)
+    both = estimate(log_weight, distortion, none, 2.0, 4, [(4, share), (2, 1 - share)])
+    assert torch.allclose(both.spread, estimate(log_weight, distortion, none, 2.0, 4).spread)
+    level = estimate(torch.zeros_like(log_weight), distortion, none, 2.0, 4, [(4, share), (2, 1 - share)])
+    assert torch.allclose(level.spread, torch.zeros(3, dtype=DTYPE), atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [-0.3, 0.2, 0.5, 1.0])
 def test_k_hat_is_the_shape_of_a_pareto_tail(shape):
     """1,000 replicates of 2,000 weights whose tail has a known shape: the mean estimate within 0.1 of it (the prior

@@ -9,11 +9,14 @@ from problems import DTYPE, linear_problem
 
 import rdcurve
 from rdcurve.curve import RDCurve
+from rdcurve.diagnosis import verdict
 from rdcurve.files import FileError, load_arrays, save_arrays
-from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.ais import Groups, Tuning
+from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
@@ -21,6 +24,7 @@ from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 from rdcurve.state import content_key
 
 BETAS = sigmoid(60, 5.0)
+KERNEL = Kernel(2, 0.2, 0.5)
 QUICK = PrerunSettings(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2, most_starts=0)
 RECORDED = recorded_steps(60, 10)
 
@@ -131,6 +135,10 @@ def good(z):
         ({"betas": torch.tensor([0.0, -1.0, 1.0])}, r"betas\[1\]"),
         ({"betas": torch.tensor([0.1, 1.0])}, "starts at 0"),
         ({"n_chains": 1}, "n_chains"),
+        *(({"gap": gap}, "gap must be positive and finite, nats, not") for gap in (-1.0, 0.0, np.nan, np.inf)),
+        ({"n_recorded": 0}, "n_recorded must be 1 or more, not 0"),
+        ({"x": X[:0]}, r"x holds no images"),
+        ({"prerun_settings": {"step_size_rule": "running_mean"}, "groups": Groups(8)}, "groups of size 1, not 8"),
         ({"distortion": lambda x, f: (x - f).square()}, "distortion has shape"),
         ({"prerun_settings": {"metric": "best"}}, "identity, pooled, image"),
     ],
@@ -141,6 +149,35 @@ def test_bad_input_is_refused_with_the_reason(changes, message):
         if isinstance(arguments.get("prerun_settings"), dict):
             arguments["prerun_settings"] = PrerunSettings(**arguments["prerun_settings"])
         rdcurve.measure(arguments.pop("decoder"), arguments.pop("x"), **arguments)
+
+
+def test_chains_that_move_differently_do_not_resample():
+    """The mean weight would be biased, and the upper bound none."""
+    target = linear_problem(0, latent_dim=2).target
+    tuning = Tuning(sigmoid(20, 3.0), torch.full((20, 16, len(target.x)), 0.1, dtype=DTYPE), identity(2, DTYPE))
+    simulated = simulate(target.prior, target.decoder, target.distortion, tuning.betas, [19], 2, 0)
+    tuned = tuning._replace(step_sizes=tuning.step_sizes[..., :2])
+    for run in (
+        lambda: formal_run(target, tuning, [19], KERNEL, n_chains=16, seed=1, groups=Groups(8)),
+        lambda: bdmc(simulated, tuned, KERNEL, n_chains=16, seed=1, groups=Groups(8)),
+    ):
+        with pytest.raises(ValueError, match="step sizes of their own cannot resample in groups of 8"):
+            run()
+    own = replace(QUICK, step_size_rule="running_mean", n_chains=16, metric="identity", n_starts=0)
+    curve = rdcurve.measure(
+        target.decoder, target.x, latent_dim=2, beta_max=3.0, n_temperatures=20, n_chains=16, prerun_settings=own
+    )  # fmt: skip
+    assert curve.facts["groups"]["size"] == 1
+
+
+def test_a_gap_that_is_not_reached_is_said():
+    problem = linear_problem(0, latent_dim=3, n_images=2)
+    options = {"latent_dim": 3, "beta_max": 50.0, "n_recorded": 5, "n_chains": 16}
+    for gap, most, reached in ((0.001, 20, False), (2.0, 2000, True)):
+        settings = replace(QUICK, n_starts=0, max_temperatures=most)
+        curve = rdcurve.measure(problem.decoder, problem.x, gap=gap, prerun_settings=settings, **options)
+        assert curve.facts["prerun"]["reached"] == reached
+        assert ("the gap of 0.001 nats that was asked for is not reached" in str(verdict(curve))) == (not reached)
 
 
 def test_a_decoder_without_forward_derivative_can_do_without_the_metric():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -63,11 +64,12 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
 
 def _save(args: argparse.Namespace, result: BDMCGap | None) -> None:
     """The table; without rows where no data can be simulated under the distortion."""
-    names = ("beta", "lower", "upper", "gap", "gap_se", "acceptance")
+    names = ("beta", "lower", "upper", "gap", "gap_se", "acceptance", "n_images")
     columns: dict[str, list[float]] = {name: [] for name in names}
     if result is not None:
         means = (result.beta, result.lower.mean(1), result.upper.mean(1), result.gap, result.gap_se, result.acceptance)
-        columns = {name: values.tolist() for name, values in zip(names, means, strict=True)}
+        n_images = np.full(len(result.beta), result.lower.shape[1])
+        columns = {name: values.tolist() for name, values in zip(names, (*means, n_images), strict=True)}
     points = pd.DataFrame(columns)
     args.guard.check()
     with writing(args.output) as temporary:

@@ -12,7 +12,7 @@ from rdcurve.claims import Decision, decide
 from rdcurve.comparison import MeanCurve
 from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError, write_json, writing
-from rdcurve.settings import names_of_claims, section
+from rdcurve.settings import names_of_claims
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -33,10 +33,9 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     for name in needed["bdmc"]:
         path = args.bdmc / f"{name}.csv"
         try:
-            points = pd.read_csv(path)[["beta", "gap", "gap_se"]]
+            gaps[name] = pd.read_csv(path)[["beta", "gap", "gap_se", "n_images"]]
         except (OSError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
-        gaps[name] = points.assign(n_images=section(params, "bdmc", name)["n_images"])
     decisions = decide(entry, curves, gaps)
     args.guard.check()
     write_json(args.output, {decision.id: _summary(decision) for decision in decisions})

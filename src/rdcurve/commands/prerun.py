@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import Any
 
 from rdcurve.commands.inputs import build
@@ -18,8 +17,6 @@ from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.tuning_file import save_tuning
 from rdcurve.settings import section
 from rdcurve.state import Checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
@@ -51,12 +48,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                     checkpoint=checkpoint,
                 )
                 n = size.n_temperatures
-                facts |= {"gap": entry["gap"], "reached": size.reached, "trials": [t._asdict() for t in size.trials]}
-                if not size.reached:
-                    logger.warning(
-                        "the gap of %s nats is not reached with prerun.max_temperatures = %d (%.2f +- %.2f nats there)",
-                        entry["gap"], settings.max_temperatures, size.trials[-1].gap, size.trials[-1].gap_se,
-                    )  # fmt: skip
+                facts |= size.facts(entry["gap"])
             tuning = learned.at_length(n)
             if settings.n_starts and groups.size > 1 and covers_everything(target.prior):
                 descent = learn_descent(target, tuning, learned, kernel, settings, checkpoint=checkpoint, progress=show)

@@ -268,6 +268,19 @@ def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:
     return full(log_weight).logsumexp(dim)[..., : log_weight.shape[-1]] - math.log(log_weight.shape[dim])
 
 
+def check_groups(tuning: Tuning, groups: Groups) -> None:
+    """Chains that resample among themselves must move alike, or the mean weight is no longer unbiased.
+
+    Raises:
+        ValueError: every chain has step sizes of its own.
+    """
+    if tuning.step_sizes.ndim == 3 and groups.size > 1:
+        raise ValueError(
+            f"chains with step sizes of their own cannot resample in groups of {groups.size}: group size 1, or one "
+            "step size for all chains of an image"
+        )
+
+
 def group_log_mean_exp(log_weight: Tensor, size: int) -> Tensor:
     """Log of the mean weight of every group, [C, N] -> [G, N]."""
     return log_mean_exp(log_weight.unflatten(0, (-1, size)), 1)

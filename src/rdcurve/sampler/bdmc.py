@@ -30,6 +30,7 @@ from rdcurve.sampler.ais import (
     Groups,
     Tuning,
     advance,
+    check_groups,
     group_log_mean_exp,
     log_mean_exp,
     pin,
@@ -138,7 +139,7 @@ def bdmc(
         progress: called with (steps done, steps in all).
 
     Raises:
-        ValueError: n_chains is not a multiple of the group size.
+        ValueError: n_chains is not a multiple of the group size, or chains that move differently are to resample.
     """
     if n_chains < 1 or n_chains % groups.size:
         raise ValueError(f"n_chains must be a multiple of the group size {groups.size}, not {n_chains}")
@@ -148,6 +149,7 @@ def bdmc(
     def show(sweep: int) -> Callable[[int], None]:
         return lambda step: progress(sweep * n_steps + step, n_sweeps * n_steps)
 
+    check_groups(tuning, groups)
     seeds = [seed_of(seed, name) for name in ("forward", "reverse", "conditional")]
     forward = _forward(simulated, tuning, kernel, n_chains, groups, seeds[0], checkpoint, f"{phase}forward", show(0))
     path = _reverse(
@@ -290,7 +292,7 @@ def _reverse(
             noise = step_noise(seed, images[here], n_groups, index, latent_dim, z.dtype)
             part = state.map(lambda value, here=here: value[:, here])  # type: ignore[misc]
             sizes = tuning.step_sizes[index].double()[..., here]
-            sizes = sizes[:n_groups] if sizes.ndim == 2 else sizes
+            sizes = sizes[:n_groups] if sizes.ndim == 2 else sizes  # a path of its own for every chain
             factor = metric.factor(ladder[index], len(images[here]))
             part, _ = trajectory(target.select(here), ladder[index], part, noise, sizes, factor, kernel)
             part = part._replace(momentum=refresh(part.momentum, noise, kernel))

@@ -217,7 +217,7 @@ def _cross(
         until=len(_BRIDGE) - 1,
     )
     state = chains.state._replace(point=target.at(chains.state.point.z))
-    return chains._replace(step=0, state=state).recount()
+    return chains._replace(step=0, state=state)  # its moves count for beta_max
 
 
 def descend(

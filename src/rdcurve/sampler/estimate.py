@@ -19,6 +19,8 @@ from rdcurve.sampler.lanes import full
 __all__ = ["Estimate", "estimate", "pareto_k", "virial"]
 
 _LEAST_WEIGHTS = 25  # a tail of five
+_LEAST_GROUPS = 3  # of a route, for the error of the control variate
+_MOST_LEFT = 0.5  # of the variance of d, for the control variate to be used
 
 
 class Estimate(NamedTuple):
@@ -27,7 +29,7 @@ class Estimate(NamedTuple):
     log_z: Tensor  # log-mean-exp of the weights, a stochastic lower bound on log Z(beta)
     distortion: Tensor  # D, weighted mean of d
     rate: Tensor  # R = -log Z - beta D, in nats
-    distortion_cv: Tensor  # D with its noise taken out by the virial: an estimate, not part of the bound
+    distortion_cv: Tensor  # D with its noise taken out by the virial, where that helps: an estimate, not a bound
     rate_cv: Tensor  # R with that D
     log_z_se: Tensor
     distortion_se: Tensor
@@ -37,7 +39,7 @@ class Estimate(NamedTuple):
     distortion_variance: Tensor  # weighted variance of d: -dD/dbeta, if the chains are in equilibrium
     ess: Tensor  # effective sample size of the chains, 1 / sum W^2, between 1 and C
     k_hat: Tensor  # Pareto shape of the largest weights; above 0.7 the mean weight cannot be trusted
-    spread: Tensor  # standard deviation of log Z over the groups, in nats
+    spread: Tensor  # standard deviation of log Z over the groups of all routes, in nats
 
 
 def virial(state: State, log_weight: Tensor, beta: float, size: int) -> Tensor:
@@ -98,6 +100,11 @@ def estimate(
     """
     n, n_images = len(log_weight) // size, log_weight.shape[1]
     routes = [(n, log_weight.new_ones(n_images))] if routes is None else routes
+    virial = torch.cat([
+        part if m >= _LEAST_GROUPS else torch.zeros_like(part)
+        for part, (m, _) in zip(virial.split([m * size for m, _ in routes]), routes, strict=True)
+    ])  # fmt: skip
+    spread = full(log_weight).unflatten(0, (-1, size)).logsumexp(1)
     # weights of all chains such that their plain mean is the weighted mean over the routes
     per_group = torch.cat([(weight * n / m).log().expand(m, -1) for m, weight in routes])  # [G, N]
     log_weight = full(log_weight + per_group.repeat_interleave(size, 0))
@@ -120,6 +127,7 @@ def estimate(
 
     values = summarise(group_log_z)
     errors = torch.zeros_like(values)
+    control = torch.tensor([False, False, False, True, True])[:, None].to(values.device)
     first = 0
     for m, _ in routes:  # leave out one group of a route, whose others then count for it
         others = math.log(m / (m - 1)) if m > 1 else math.nan
@@ -127,34 +135,39 @@ def estimate(
         without[:, first : first + m] += others
         without[torch.arange(m), first + torch.arange(m)] = -torch.inf
         changed = summarise(without)  # [5, left out, N]
-        errors += (m - 1) * (changed - changed.mean(1, keepdim=True)).square().mean(1)
+        seen = (m - 1) * (changed - changed.mean(1, keepdim=True)).square().mean(1)
+        # Of the noise that the virial leaves, most is the product of one group's force with the centre that the others
+        # lend it: a sum over pairs of groups, of whose variance the jackknife sees (m - 2) / (2 (m - 1)).
+        unseen = 2 * (m - 1) / (m - 2) if m >= _LEAST_GROUPS else 1.0
+        errors += torch.where(control & (slope > 0), unseen * seen, seen)
         first += m
     errors = errors.sqrt()
-    log_z, d, rate, d_cv, rate_cv = values
+    # where the groups sit in different modes, the centre of one is far from the other, and the virial is all noise
+    helps = _left(log_weight, distortion, virial, slope) < _MOST_LEFT
+    for row, plain in ((3, 1), (4, 2)):
+        values[row] = torch.where(helps, values[row], values[plain])
+        errors[row] = torch.where(helps, errors[row], errors[plain])
     weight = group_log_z.softmax(0)
-    variance = (weight * mean_square).sum(0) - d.square()
-    log_z_se, d_se, rate_se, d_cv_se, rate_cv_se = errors
-    # Of the noise that the virial leaves, most is the product of one group's force with the centre that the other
-    # groups lend it. Every pair of groups enters twice, alike; the jackknife takes the two for independent.
-    if slope > 0:
-        d_cv_se, rate_cv_se = math.sqrt(2) * d_cv_se, math.sqrt(2) * rate_cv_se
-    values = (
-        log_z,
-        d,
-        rate,
-        d_cv,
-        rate_cv,
-        log_z_se,
-        d_se,
-        rate_se,
-        d_cv_se,
-        rate_cv_se,
+    variance = (weight * mean_square).sum(0) - values[1].square()
+    found = (
+        *values,
+        *errors,
         variance.clamp(min=0),
         1 / log_weight.softmax(0).square().sum(0),
         pareto_k(log_weight),
-        group_log_z.std(0) if n > 1 else torch.full_like(log_z, torch.nan),
+        spread.std(0) if n > 1 else torch.full_like(values[0], torch.nan),
     )
-    return Estimate(*(value[:n_images] for value in values))
+    return Estimate(*(value[:n_images] for value in found))
+
+
+def _left(log_weight: Tensor, distortion: Tensor, virial: Tensor, slope: Tensor) -> Tensor:
+    """Share of the variance of d among the chains of an image that d - slope h keeps, [N]."""
+    weight = log_weight.softmax(0)
+
+    def variance(value: Tensor) -> Tensor:
+        return (weight * (value - (weight * value).sum(0)).square()).sum(0)
+
+    return variance(distortion - slope * virial) / variance(distortion)
 
 
 def _slope(log_weight: Tensor, distortion: Tensor, virial: Tensor, n_images: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, group_log_mean_exp, log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import (
+    Chains,
+    Groups,
+    Tuning,
+    advance,
+    check_groups,
+    group_log_mean_exp,
+    log_mean_exp,
+    start_from_prior,
+)
 from rdcurve.sampler.certify import TOLERANCE, doubt
 from rdcurve.sampler.descent import Descent, descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
@@ -42,8 +52,8 @@ class _Recorded(NamedTuple):
     log_weight: Tensor  # [K, C, N]
     distortion: Tensor  # [K, C, N]
     virial: Tensor  # [K, C, N]
-    acceptance: Tensor  # [K, N]
-    code: Tensor  # [K, R, N, latent], of each of R routes one code, drawn by weight
+    acceptance: Tensor  # [K, R, N], of each of R routes
+    code: Tensor  # [K, R, N, latent], of each route one code, drawn by weight
 
 
 class _Run(NamedTuple):
@@ -139,6 +149,7 @@ def formal_run(
             f"the step sizes have shape {shape}; schedule, chains and images need {(n_steps + 1, n_images)} or "
             f"{(n_steps + 1, n_chains, n_images)}"
         )
+    check_groups(tuning, groups)
     images = torch.arange(n_images, device=device) if images is None else images.to(device)
     frozen = Frozen(tuning.step_sizes.to(device))
     facts = {
@@ -158,14 +169,13 @@ def formal_run(
         key = run_key(target, tuning, facts=facts, recorded=list(recorded), images=images, descent=way_down)
     n_down, n_groups = len(searches) * groups.size, n_chains // groups.size
     empty = torch.zeros(len(recorded), n_chains + n_down, n_images, dtype=torch.float64, device=device)
-    codes = chains.state.momentum.new_zeros(
-        len(recorded), 1 if descent is None else 2, *chains.state.momentum.shape[1:]
-    )
-    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), codes)
+    n_routes = 1 if descent is None else 2
+    codes = chains.state.momentum.new_zeros(len(recorded), n_routes, *chains.state.momentum.shape[1:])
+    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, :n_routes].clone(), codes)
 
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint, one_thread_per_tile():
         chains, record = checkpoint.resume("up", _Run(chains, record))
-        n_total = n_steps * (1 if descent is None else 2)
+        n_total = n_steps * n_routes
 
         def after_step(now: Chains) -> None:
             progress(now.step, n_total)
@@ -191,7 +201,7 @@ def formal_run(
             record.log_weight[k, :n_chains] = chains.log_weight
             record.distortion[k, :n_chains] = chains.state.point.distortion
             record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)
-            record.acceptance[k] = chains.acceptance / chains.n_moves
+            record.acceptance[k, 0] = chains.acceptance / chains.n_moves
             record.code[k, 0] = _draw(chains, seed, images)
             chains = chains.recount()
             checkpoint.offer("up", _Run(chains, record))
@@ -233,6 +243,7 @@ def _descend(
         record.log_weight[k, here] = chains.log_weight
         record.distortion[k, here] = chains.state.point.distortion
         record.virial[k, here] = _virial(target, chains, beta, groups)
+        record.acceptance[k, 1] = chains.acceptance / chains.n_moves
         record.code[k, 1] = _draw(chains, seed_of(seed, "down"), images)
         checkpoint.offer("down", _Run(chains.recount(), record))
 
@@ -287,7 +298,11 @@ def _estimates(
         else:
             doubts.append(doubt(given, log_z[:n_groups], log_z[n_groups:], sum(s.hits for s in descent.searches)))
     arrays = {name: torch.stack([getattr(row, name) for row in rows]) for name in Estimate._fields}
-    arrays |= {"acceptance": record.acceptance, "doubt": torch.stack(doubts)}
+    acceptance = record.acceptance[:, 0]
+    if descent is not None:
+        counts = _counts_up(record, n_groups * groups.size, descent, recorded)
+        acceptance = counts * acceptance + (1 - counts) * record.acceptance[:, 1]
+    arrays |= {"acceptance": acceptance, "doubt": torch.stack(doubts)}
     return {name: value.cpu().numpy() for name, value in arrays.items()}
 
 
@@ -305,14 +320,17 @@ def _codes(
     """One code per beta and image, [K, N, latent]: that of either route, by what the route adds to Z."""
     code = record.code[:, 0]
     if descent is not None:
-        share = descent.share[list(recorded)].to(images.device)
-        up, down = (
-            log_mean_exp(part, 1) for part in record.log_weight.split([n_up, record.log_weight.shape[1] - n_up], 1)
-        )
-        below = (share.log() + up - (1 - share).log() - down).sigmoid()  # [K, N], chance of the route up
+        below = _counts_up(record, n_up, descent, recorded)
         uniform = [step_noise(seed_of(seed, "route"), images, 1, step, 1, code.dtype).accept[0] for step in recorded]
         code = torch.where((torch.stack(uniform) < below)[..., None], code, record.code[:, 1])
     return code.cpu().numpy()
+
+
+def _counts_up(record: _Recorded, n_up: int, descent: Descent, recorded: Sequence[int]) -> Tensor:
+    """What the route up adds to Z, as a share of it, [K, N]."""
+    share = descent.share[list(recorded)].to(record.log_weight.device)
+    up, down = (log_mean_exp(part, 1) for part in record.log_weight.split([n_up, record.log_weight.shape[1] - n_up], 1))
+    return (share.log() + up - (1 - share).log() - down).sigmoid()
 
 
 def _descent_key(descent: Descent) -> str:
@@ -363,7 +381,8 @@ def measure(
         n_recorded: number of betas at which the curve is given, at most half of the temperatures.
         n_chains: chains per image, a multiple of the group size.
         kernel: settings of the HMC moves.
-        groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that.
+        groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
+            chains of an image have the same step sizes.
         prerun_settings: how schedule, step sizes and metric are learned.
         seed: of the formal run.
         progress: called with (steps done, steps in all), of each phase anew.
@@ -384,8 +403,15 @@ def measure(
     target.check(latent_dim)
     if sum(value is not None for value in (gap, n_temperatures, betas)) > 1:
         raise ValueError("give one of gap, n_temperatures and betas")
+    if gap is not None and not 0 < gap < math.inf:
+        raise ValueError(f"gap must be positive and finite, nats, not {gap}")
+    if n_recorded < 1:
+        raise ValueError(f"n_recorded must be 1 or more, not {n_recorded}")
+    alone = prerun_settings.step_size_rule == "running_mean"  # a step size for every chain
     if groups is None:
-        groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 else 1)
+        groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 and not alone else 1)
+    if alone and groups.size > 1:
+        raise ValueError(f"step_size_rule running_mean needs groups of size 1, not {groups.size}")
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
     if gap is not None and not isinstance(distortion, SamplableDistortion):
@@ -399,15 +425,16 @@ def measure(
         betas = sigmoid(n, beta_max, prerun_settings.sharpness)
     elif n < 3:
         raise ValueError(f"n_temperatures must be 3 or more, not {n}")
-    descent = None
+    descent, facts = None, {}
     if betas is not None:
         tuning = tune(target, betas, kernel, prerun_settings, groups, progress=progress)
     else:
         learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=progress)
         if gap is not None:
-            n = size_for_gap(
+            size = size_for_gap(
                 target, learned, kernel, prerun_settings, groups, gap=gap, n_chains=n_chains, n_recorded=n_recorded
-            ).n_temperatures
+            )
+            n, facts = size.n_temperatures, {"prerun": size.facts(gap)}
         tuning = learned.at_length(n)
         if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
             descent = learn_descent(target, tuning, learned, kernel, prerun_settings, progress=progress)
@@ -421,5 +448,6 @@ def measure(
         seed=seed,
         groups=groups,
         descent=descent,
+        facts=facts,
         progress=progress,
     )

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.certify import TOLERANCE
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
@@ -34,7 +33,7 @@ class Modes(NamedTuple):
 
     z: Tensor  # [M, N, latent]
     found: Tensor  # [M, N] bool: images with fewer modes have the rest unused
-    hits: Tensor  # [N] int64: how many starts ended in the best mode
+    hits: Tensor  # [N] int64: how many starts ended in the best mode that any search has found
 
 
 class Minima(NamedTuple):
@@ -70,9 +69,9 @@ def find_modes(
     """Minimise U from many starts, in one or more searches that share no start.
 
     A mode that is found seldom tells of others that are not found, in this image or another. So all images go on, in
-    rounds of `n_starts`, until for every image the searches have the same best mode and 10 of all their starts ended
-    there: one that is found as often by others is then missed with a chance of exp(-10). Were each image to stop by
-    itself, or all of them sooner, those whose best mode was missed would remain, and the witnesses against them go.
+    rounds of `n_starts`, until for every image all searches have found the best mode of any, and 10 of all their starts
+    ended there: one that is found as often by others is then missed with a chance of exp(-10). Were each image to stop
+    by itself, or all of them sooner, those whose best mode was missed would remain, and the witnesses against them go.
 
     Args:
         target: of N images.
@@ -99,7 +98,7 @@ def find_modes(
         torch.zeros(shape, dtype=torch.int64, device=device),
     )
     searches = resume(Searches(0, (nothing,) * len(seeds)))
-    while searches.n_starts < max(n_starts, most_starts) and not _confirmed(searches.minima).all():
+    while searches.n_starts < max(n_starts, most_starts) and not _confirmed(_hits(searches.minima)).all():
         done, minima = searches.n_starts, []
         for seed, before in zip(seeds, searches.minima, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
@@ -107,14 +106,30 @@ def find_modes(
             minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step)))
         searches = Searches(done + len(z), tuple(minima))
         after_round(searches)
-    return tuple(Modes(found.z, found.hits > 0, found.hits[0]) for found in searches.minima)
+    every = zip(searches.minima, _hits(searches.minima), strict=True)
+    return tuple(Modes(found.z, found.hits > 0, hits) for found, hits in every)
 
 
-def _confirmed(minima: tuple[Minima, ...]) -> Tensor:
-    """[N] whether all searches have the same best mode, and enough starts ended there."""
-    best = torch.stack([each.potential[0] for each in minima])
-    hits = sum(each.hits[0] for each in minima)
-    return (best - best.min(0).values < TOLERANCE).all(0) & (hits >= _ENOUGH_HITS)  # inf - inf is no number: not yet
+def _hits(minima: tuple[Minima, ...]) -> Tensor:
+    """How many starts of each search ended in the best mode that any of them has found, [S, N]."""
+    best = torch.stack([each.potential[0] for each in minima]).argmin(0)
+    of_image = torch.arange(len(best), device=best.device)
+    z, precision = (
+        torch.stack([getattr(each, name)[0] for each in minima])[best, of_image] for name in ("z", "hessian")
+    )  # [N, latent], [N, latent, latent]
+    return torch.stack([(each.hits * _same(each.z, z, precision)).sum(0) for each in minima])
+
+
+def _confirmed(hits: Tensor) -> Tensor:
+    """[N] whether all searches have found the best mode, and enough starts ended there, from hits [S, N]."""
+    return (hits > 0).all(0) & (hits.sum(0) >= _ENOUGH_HITS)
+
+
+def _same(z: Tensor, mode: Tensor, precision: Tensor) -> Tensor:
+    """[M, N] whether z [M, N, latent] lies in the mode [N, latent], of this Hessian."""
+    offset = (z - mode).double()
+    distance = torch.einsum("mnd,nde,mne->mn", offset, precision, offset)
+    return distance < 4 * z.shape[-1] + 40  # in squared standard deviations; other modes are at thousands
 
 
 def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_step: Callable[[], None]) -> Minima:
@@ -248,8 +263,10 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
 
 def _with(before: Minima, ends: Minima) -> Minima:
     """The lowest of what was found before and of the ends [S, N] of more starts, no place twice."""
-    after = Minima(*(value.clone() for value in before))
-    (n_modes, n_images), latent_dim = before.hits.shape, before.z.shape[2]
+    after = Minima(
+        before.z.clone(), torch.full_like(before.potential, torch.inf), before.hessian.clone(), before.hits * 0
+    )
+    n_modes, n_images = before.hits.shape
     for i in range(n_images):
         z, potential, curvature, hits = (
             torch.cat([old[:, i], new[:, i]]) for old, new in zip(before, ends, strict=True)
@@ -260,9 +277,7 @@ def _with(before: Minima, ends: Minima) -> Minima:
             if not len(left):
                 break
             best = left[0]
-            offset = (z[left] - z[best]).double()
-            distance = torch.einsum("sd,de,se->s", offset, curvature[best], offset)
-            same = distance < 4 * latent_dim + 40  # in squared standard deviations; other modes are at thousands
+            same = _same(z[left, None], z[best, None], curvature[best, None])[:, 0]
             after.z[m, i], after.potential[m, i], after.hessian[m, i] = z[best], potential[best], curvature[best]
             after.hits[m, i] = hits[left[same]].sum()
             left = left[~same]

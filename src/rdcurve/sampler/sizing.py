@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
@@ -47,6 +47,10 @@ class Size(NamedTuple):
     n_temperatures: int
     reached: bool  # whether the last trial kept the gap
     trials: tuple[Trial, ...]
+
+    def facts(self, gap: float) -> dict[str, Any]:
+        """What a curve remembers of it: gap asked for, nats, reached, trials."""
+        return {"gap": gap, "reached": self.reached, "trials": [trial._asdict() for trial in self.trials]}
 
 
 def size_for_gap(
@@ -115,6 +119,11 @@ def size_for_gap(
         logger.info("%d temperatures: BDMC gap at most %.2f +- %.2f nats, mean %.2f +- %.2f", *trial)
         progress(n, most)
         reached = trial.most <= gap
+        if not reached and n >= most:
+            logger.warning(
+                "the gap of %s nats is not reached with max_temperatures = %d (%.2f +- %.2f nats there)",
+                gap, most, trial.gap, trial.gap_se,
+            )  # fmt: skip
         if reached or n >= most:
             return Size(n, reached, tuple(trials))
         n = math.ceil(n * min(max(trial.most / (_MARGIN * gap), 1.2), 4.0))

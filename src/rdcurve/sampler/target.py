@@ -113,6 +113,8 @@ class Target:
         """
         if tuple(self.prior.event_shape) != (latent_dim,):
             raise ValueError(f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)")
+        if not len(self.x):
+            raise ValueError("x holds no images")
         if not self.x.isfinite().all():
             raise ValueError("x holds values that are not finite")
         x = self.x[:2]
