@@ -1,3 +1,4 @@
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def put(params, dotted, value):
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
         ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
         ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
-        ("curves.linear_vae100.beta_max", float("inf"), "beta_max must be finite"),
+        ("curves.linear_vae100.beta_max", float("inf"), "beta_max: inf is not a finite number"),
         ("curves.linear_vae100.n_recorded", 3000, "at most half of the 5000 temperatures"),
         ("bdmc.n_betas", 90, "bdmc.n_betas is 90, of 50 recorded"),
         ("curves.linear_vae100.prior", {"name": "scale_mixture"}, "is a required property"),
@@ -113,7 +114,8 @@ def test_a_recipe_lies_between_the_shared_section_and_the_curves_own(params):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_temperatures": 100}, "is valid under each of"),  # and a gap
+        ({"n_temperatures": 100}, "curves.vae10: give one of n_temperatures, gap, not n_temperatures and gap"),
+        ({"gap": math.inf}, "curves.vae10.gap: inf is not a finite number"),
         ({"gap": -1}, "less than or equal to the minimum"),
         ({"prerun": {"schedule": "sigmoid"}}, "gap needs prerun.schedule: learned"),
         ({"ais": {"n_chains": 20}}, "ais.n_chains is 20; it must be a multiple of sampler.group_size = 8"),
@@ -130,6 +132,25 @@ def test_a_recipe_lies_between_the_shared_section_and_the_curves_own(params):
 def test_wrong_sizes_are_named(params, changes, message):
     params["curves"]["vae10"] |= changes
     with pytest.raises(SettingsError, match=message):
+        settings.check(params)
+
+
+def test_one_of_size_and_gap_is_needed(params):
+    del params["curves"]["vae10"]["gap"]
+    with pytest.raises(SettingsError, match=r"curves\.vae10: give one of n_temperatures, gap, not none"):
+        settings.check(params)
+
+
+@pytest.mark.parametrize(("seed", "other"), [(7, "ais"), (12, r"repeats\.vae10_seed11|repeats\.vae10_seed12")])
+def test_a_repeat_is_another_run(params, seed, other):
+    params["repeats"]["vae10_seed11"]["seed"] = seed
+    with pytest.raises(SettingsError, match=f"seed is {seed}, as that of ({other}): it would be the same run again"):
+        settings.check(params)
+
+
+def test_an_unknown_architecture_is_told_the_legal_ones(params):
+    params["models"]["vae10"]["architecture"] = "mlpp"
+    with pytest.raises(SettingsError, match="'mlpp' is not one of linear, mlp, cnn, dcgan"):
         settings.check(params)
 
 

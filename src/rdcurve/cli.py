@@ -239,7 +239,12 @@ def _parser() -> argparse.ArgumentParser:
     size = sub.add_mutually_exclusive_group()
     size.add_argument("--gap", type=float, help="nats: as many temperatures as keep the BDMC gap below")
     size.add_argument("--temperatures", type=int, help="schedule points (default: 1000)")
-    sub.add_argument("--chains", type=int, default=32, help="chains per image, a multiple of 8 (default: 32)")
+    sub.add_argument(
+        "--chains",
+        type=int,
+        default=32,
+        help="chains per image, resampled in groups of 8 if it is a multiple of that (default: 32)",
+    )
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
     sub.add_argument("--seed", type=int, default=7)
     path(sub, "--figure", "picture to write (.svg, .pdf or .png)", required=False)

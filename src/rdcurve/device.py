@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -22,14 +23,12 @@ def resolve(asked: str | None = None) -> torch.device:
         DeviceError: CUDA was asked for and there is none, or the name is unknown.
     """
     name = asked or os.environ.get("RDCURVE_DEVICE") or "auto"
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda"):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}; legal: auto, cpu, cuda, cuda:N")
+    kind, _, index = name.partition(":")
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda":
-        if not (index or "0").isdigit():
-            raise DeviceError(f"unknown device {name!r}; legal: auto, cpu, cuda, cuda:N")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= int(index or 0):
             raise DeviceError(

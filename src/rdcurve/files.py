@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as _to_bytes
 
-__all__ = ["FileError", "load_arrays", "save_arrays", "write_bytes", "write_json", "writing"]
+__all__ = ["FileError", "check_writable", "load_arrays", "save_arrays", "write_bytes", "write_json", "writing"]
 
 
 class FileError(ValueError):
@@ -45,6 +45,17 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, before the work whose result is to go there.
+
+    Raises:
+        OSError: names the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -49,6 +49,7 @@ def check(params: Any) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
     if error is not None:
         raise SettingsError(_explain(error))
+    _check_finite(params)
     _known("datasets", params["models"], "dataset", params["datasets"])
     _known("datasets", params["curves"], "dataset", params["datasets"])
     for name, entry in params["compositions"].items():
@@ -93,8 +94,6 @@ def check(params: Any) -> None:
             raise SettingsError(
                 f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}"
             )
-        if not math.isfinite(entry["beta_max"]):
-            raise SettingsError(f"curves.{curve}: beta_max must be finite, not {entry['beta_max']}")
         sampler = section(params, "sampler", curve)
         prerun = section(params, "prerun", curve)
         if prerun["schedule"] == "sigmoid" and "gap" in entry:
@@ -158,6 +157,7 @@ def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _check_repeats(params: Mapping[str, Any]) -> None:
+    used: dict[tuple[str, int], str] = {}  # (curve, seed) -> whose
     for name, entry in params["repeats"].items():
         where = f"repeats.{name}"
         _one_of(f"{where}.curve: {entry['curve']!r}", entry["curve"], params["curves"], "curves")
@@ -169,6 +169,10 @@ def _check_repeats(params: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{where}.{key} is {entry[key]}, but that of curves.{entry['curve']} {curve[key]}")
         if entry["seed"] == section(params, "prerun", entry["curve"])["seed"]:
             raise SettingsError(f"{where}.seed is {entry['seed']}, the seed of the prerun; the noise must be new")
+        used.setdefault((entry["curve"], section(params, "ais", entry["curve"])["seed"]), "ais")
+        other = used.setdefault((entry["curve"], entry["seed"]), where)
+        if other != where:
+            raise SettingsError(f"{where}.seed is {entry['seed']}, as that of {other}: it would be the same run again")
 
 
 def _check_variational(params: Mapping[str, Any]) -> None:
@@ -209,11 +213,25 @@ def _explain(error: jsonschema.ValidationError) -> str:
         legal = error.schema.get("properties", {})
         unknown = [key for key in error.instance if key not in legal]
         return f"{where}: unknown key {', '.join(map(repr, unknown))}; legal keys: {', '.join(legal)}"
+    alternatives = [part.get("required", [None])[0] for part in error.validator_value or ()] if (
+        error.validator == "oneOf"
+    ) else []  # fmt: skip
+    if alternatives and all(alternatives):
+        given = [key for key in alternatives if key in error.instance]
+        return f"{where}: give one of {', '.join(alternatives)}, not {' and '.join(given) or 'none'}"
     if error.validator == "not":
         return f"{where}: not a setting of this kind of entry"
     if error.validator == "enum":
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
     return f"{where}: {error.message}"
+
+
+def _check_finite(value: Any, where: str = "") -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_finite(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{where}: {value} is not a finite number")
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -98,6 +98,11 @@ def rewritten(root: Path) -> str:
     return before + MARK + "".join(f"  {line}\n" for line in made.splitlines()) + plots
 
 
+def up_to_date(root: str | Path) -> bool:
+    """Whether dvc.yaml holds that."""
+    return rewritten(Path(root)) == (Path(root) / "dvc.yaml").read_text()
+
+
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
     (root / "dvc.yaml").write_text(rewritten(root))

@@ -13,12 +13,19 @@ sys.path.insert(0, os.path.join(workflow.basedir, "workflow", "lib"))
 
 import freshness
 import needs
+import stages
 from rdcurve import settings
 
 try:
     settings.check(config)
 except settings.SettingsError as error:
     raise WorkflowError(f"params.yaml: {error}")
+
+if workflow.is_main_process and not stages.up_to_date(workflow.basedir):
+    # else a figure would be taken for fresh whose new curve DVC does not know of
+    raise WorkflowError(
+        "dvc.yaml does not have the figures and claims of params.yaml: make stages"
+    )
 
 
 wildcard_constraints:

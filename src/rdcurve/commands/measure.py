@@ -13,7 +13,7 @@ from torch import nn
 
 from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
-from rdcurve.files import FileError
+from rdcurve.files import FileError, check_writable
 from rdcurve.plot import FORMATS, save
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         data = np.load(args.data, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise FileError(f"{args.data}: not a readable .npy array ({error})") from error
+    if not isinstance(data, np.ndarray):
+        raise FileError(f"{args.data}: an archive of arrays; give one array, .npy")
     if data.dtype not in (np.float32, np.float64):
         raise FileError(
             f"{args.data}: holds {data.dtype}; give float32 or float64 on the scale of the decoder's output"
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     x = torch.from_numpy(data).to(device)
     if isinstance(decoder, nn.Module):
         x = x.to(next((p.dtype for p in decoder.parameters()), x.dtype))
+    for path in filter(None, (args.output, args.figure)):  # before the work, not after it
+        check_writable(path)
     curve = measure(
         decoder,
         x,
