@@ -15,8 +15,8 @@ from rdcurve.cli import _parser, sections
 
 # Modules that cannot change a result, or whose content is in the hash of a file (networks: in the checkpoint).
 INFRASTRUCTURE = {
-    "__init__.py", "__main__.py", "cli.py", "device.py", "diagnosis.py", "files.py", "progress.py", "settings.py", "state.py",
-    "types.py", "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py",
+    "__init__.py", "__main__.py", "cli.py", "device.py", "diagnosis.py", "files.py", "progress.py", "settings.py",
+    "state.py", "types.py", "vision.py", "commands/__init__.py", "commands/guard.py", "data/__init__.py",
     "illustrations/__init__.py", "models/__init__.py", "models/cnn.py", "models/linear.py", "models/mlp.py",
     "training/__init__.py",
 }  # fmt: skip

@@ -198,8 +198,8 @@ def _cross(
     share = n_chains // len(mixtures)
     z = torch.cat([m.sample(seed_of(seed, i), images, share) for i, m in enumerate(mixtures)])
     bridge = _Bridge(target, mixtures, beta)
-    # the metric of the best mode that any search has found
-    potentials = torch.stack([beta * target.distortions(modes.z[:1])[0] for modes in searches])
+    # the metric of the best mode that any search has found; of two that are one, rounding decides: `at` rounds alike
+    potentials = torch.stack([beta * target.at(modes.z[:1]).distortion[0] for modes in searches])
     best = potentials.argmin(0)
     precision = torch.stack([m.precision[0] for m in mixtures])[best, torch.arange(len(images), device=best.device)]
     eigenvalues, eigenvectors = torch.linalg.eigh(precision)

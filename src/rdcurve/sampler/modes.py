@@ -232,7 +232,7 @@ def mixture_at(target: Target, modes: Modes, beta: float) -> Mixture:
     """Laplace's approximation at the modes, with the exact Hessian of U."""
     one_image = (slice(i, i + 1) for i in range(modes.z.shape[1]))  # so that it rounds alike in any company
     with one_thread_per_tile():
-        precision = torch.cat([hessian(target.select(i), modes.z[:, i], beta) for i in one_image], 1)
+        precision = torch.cat([hessian(target.select(i), modes.z[:, i].contiguous(), beta) for i in one_image], 1)
         return Mixture(modes.z, _absolute(precision), modes.found)
 
 
