@@ -15,7 +15,7 @@ from rdcurve.scorecard import markdown, scorecard
 
 pytestmark = pytest.mark.pipeline
 
-FIGURES = ("figure1", "figure2", "figure3", "figure5", "figure9", "vae10")
+FIGURES = ("figure1", "figure2", "figure3", "figure5", "figure9", "figure11", "figure12", "vae10")
 DECIDED = ("figure5", "figure9")  # whose claims are
 
 
