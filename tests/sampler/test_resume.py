@@ -154,6 +154,16 @@ def test_formal_run_cut_at_random_steps(problem, tuning, descent, tmp_path, rout
     assert not list((tmp_path / "state").iterdir())
 
 
+def test_formal_run_cut_at_the_first_step_down(problem, tuning, descent, tmp_path):
+    """Its state is that of the last note, at beta_max, whose moves are counted already."""
+    run(problem, tuning, descent=descent).save(tmp_path / "whole")
+    options = {"state_folder": tmp_path / "state", "save_every": 0, "descent": descent}
+    with pytest.raises(Killed):
+        run(problem, tuning, progress=die_after(20), **options)
+    run(problem, tuning, **options).save(tmp_path / "resumed")
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def test_formal_run_stopped_by_signals(problem, tuning, whole, tmp_path):
     """A signal saves, whatever the time between two saves; a finished run leaves no state."""
     for steps in (1, 5, 9, 14, 18):

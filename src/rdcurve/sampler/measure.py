@@ -243,7 +243,8 @@ def _descend(
         record.log_weight[k, here] = chains.log_weight
         record.distortion[k, here] = chains.state.point.distortion
         record.virial[k, here] = _virial(target, chains, beta, groups)
-        record.acceptance[k, 1] = chains.acceptance / chains.n_moves
+        if chains.n_moves:  # none where a run goes on right after a note: then the rate is noted already
+            record.acceptance[k, 1] = chains.acceptance / chains.n_moves
         record.code[k, 1] = _draw(chains, seed_of(seed, "down"), images)
         checkpoint.offer("down", _Run(chains.recount(), record))
 
