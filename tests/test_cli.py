@@ -66,6 +66,32 @@ def test_own_decoder_against_quadrature(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "taken/c.safetensors"], "taken"),
+        (["--figure", "taken/c.png"], "taken"),
+        (["--data", "x.npz"], "x.npz: an archive of arrays; give one array, .npy"),
+    ],
+)
+def test_own_decoder_with_no_place_for_its_curve_is_refused_before_the_work(tmp_path, options, message):
+    """A file stands where the folder should be; a million temperatures would never end."""
+    (tmp_path / "mine.py").write_text("def decoder(z):\n    return 2 * z\n")
+    (tmp_path / "taken").write_text("")
+    np.save(tmp_path / "x.npy", np.ones((2, 2)))
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 2)))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "rdcurve", "measure", "mine:decoder", "--data", "x.npy", "--latent-dim", "2",
+            "--beta-max", "10", "--temperatures", "1000000", "--output", "c.safetensors", *options,
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("c.*"))
+
+
 def test_changed_code_is_noticed(bench, monkeypatch):
     """DVC takes hashes after a step: a module edited meanwhile would be recorded for the old result."""
     from rdcurve.commands import guard

@@ -213,12 +213,10 @@ def _explain(error: jsonschema.ValidationError) -> str:
         legal = error.schema.get("properties", {})
         unknown = [key for key in error.instance if key not in legal]
         return f"{where}: unknown key {', '.join(map(repr, unknown))}; legal keys: {', '.join(legal)}"
-    alternatives = [part.get("required", [None])[0] for part in error.validator_value or ()] if (
-        error.validator == "oneOf"
-    ) else []  # fmt: skip
-    if alternatives and all(alternatives):
-        given = [key for key in alternatives if key in error.instance]
-        return f"{where}: give one of {', '.join(alternatives)}, not {' and '.join(given) or 'none'}"
+    if error.validator == "oneOf" and all("required" in part for part in error.validator_value):
+        legal = [key for part in error.validator_value for key in part["required"]]
+        given = [key for key in legal if key in error.instance]
+        return f"{where}: give one of {', '.join(legal)}, not {' and '.join(given) or 'none'}"
     if error.validator == "not":
         return f"{where}: not a setting of this kind of entry"
     if error.validator == "enum":

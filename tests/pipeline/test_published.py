@@ -115,6 +115,25 @@ def test_readme_gives_the_verdicts_and_the_gaps(clone):
         assert re.search(rf"\| {curve} \|.* {re.escape(gap)} \|", readme), (curve, gap)
 
 
+@pytest.mark.parametrize(("name", "distortions"), [("gan10", (44, 36)), ("gan2", None)])
+def test_one_image_makes_the_mean_rate_of_a_gan(clone, name, distortions):
+    """What the README says of the codes far outside the prior, R being |z|^2 / 2 there."""
+    clone.run("dvc", "pull", "--quiet", f"results/curves/{name}.safetensors")
+    curve = RDCurve.load(clone.path(f"results/curves/{name}.safetensors"))
+    rate, readme = curve.rate[-1], (ROOT / "README.md").read_text().replace("\n", " ")
+    image = int(rate.argmax())
+    others = float(np.delete(rate, image).mean())
+    far = float(np.linalg.norm(curve.code[-1, image]))
+    assert abs(rate[image] / (far**2 / 2) - 1) < 0.02
+    if distortions is None:
+        assert f"one image takes {rate[image]:,.0f} nats, the others {others:.0f}." in readme
+        return
+    at = [curve.distortion[np.abs(np.log(curve.beta / beta)).argmin(), image] for beta in (44, curve.beta[-1])]
+    assert tuple(round(float(value)) for value in at) == distortions
+    assert f"lies {far:.0f} from the origin" in readme
+    assert f"{rate[image]:,.0f} nats, for a distortion of 36 instead of 44; the others need {others:.0f}." in readme
+
+
 def test_published_results_stay_small():
     files = [path for path in (ROOT / "results/published").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 30e6

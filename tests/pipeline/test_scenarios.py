@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+import yaml
 from project import BOTH, FIGURE3
 
 pytestmark = pytest.mark.pipeline
@@ -247,6 +248,16 @@ def test_unknown_targets_and_settings_are_named(project):
         refused = project.run(*command, ok=False)
         assert refused.returncode != 0
         assert "unknown key 'n_chain'; legal keys: n_chains, seed" in refused.stdout, refused.stdout
+
+
+def test_a_figure_that_dvc_does_not_know_of_is_refused(project):
+    """Else a curve added to a figure would change nothing that DVC sees, and the old picture pass for fresh."""
+    figure = yaml.safe_load(project.path("params.yaml").read_text())["figures"]["figure3"]
+    project.set("figures.figure4", figure)
+    project.snakemake("figure3", ok=False)
+    assert "dvc.yaml does not have the figures and claims of params.yaml: make stages" in project.last.stdout
+    project.run("python", "workflow/lib/stages.py", PYTHONPATH=f"{project.path('src')}:{project.path('workflow/lib')}")
+    assert project.snakemake("figure3") == []
 
 
 def test_interrupted_head_goes_on(project):
