@@ -83,7 +83,7 @@ class Bench:
 
     def _simulate(self, betas: torch.Tensor, steps: list[int], seed: int):  # noqa: ANN202 - Simulated
         target = self.target
-        return simulate(target.prior, target.decoder, target.distortion, betas, steps, self.args.images, seed)
+        return simulate(target, betas, steps, self.args.images, seed)
 
     def cell(self, method: str, budget: int) -> dict[str, Any]:
         """The gap at every beta."""

@@ -63,7 +63,7 @@ def whole_run(kind: str, n_temperatures: int, n_images: int, n_chains: int) -> d
     from rdcurve.sampler.metric import identity
     from rdcurve.sampler.schedule import recorded_steps, sigmoid
 
-    target, decoder = random_target(10, n_images, SMALL)
+    target, _ = random_target(10, n_images, SMALL)
     betas, groups, kernel = sigmoid(n_temperatures, 100.0), Groups(8), Kernel(2, 0.2, 0.5)
 
     def run(betas: torch.Tensor, n_betas: int) -> None:
@@ -73,7 +73,7 @@ def whole_run(kind: str, n_temperatures: int, n_images: int, n_chains: int) -> d
         if kind == "curve":
             formal_run(target, tuning, steps, kernel, n_chains=n_chains, seed=1, groups=groups)
         else:
-            simulated = simulate(target.prior, decoder, target.distortion, betas, steps[-1:], n_images, 1)
+            simulated = simulate(target, betas, steps[-1:], n_images, 1)
             bdmc(simulated, tuning, kernel, n_chains=n_chains, seed=1, groups=groups)
 
     def peak() -> float:

@@ -226,7 +226,7 @@ def test_bdmc_in_feature_space_encloses():
     False-fail rate 1e-6 over 2 comparisons; detects 0.5 nats on the wrong side.
     """
     target, kernel, betas = toy(), Kernel(2, 0.2, 0.3), sigmoid(30, 0.5, 3.0)
-    simulated = simulate(target.prior, target.decoder, target.distortion, betas, [29], 25, seed=3)
+    simulated = simulate(target, betas, [29], 25, seed=3)
     x = simulated.target.x
     assert x.shape == (25, 3200)
     tuning = tune(simulated.target, betas, kernel, PrerunSettings(n_chains=2, n_blocks=2), Groups())

@@ -157,7 +157,7 @@ def too_large_a_gap():
     problem = linear_problem(6, latent_dim=4)
     target, groups = problem.target, Groups(8)
     tuning = learn(target, 200.0, KERNEL, SETTINGS, groups).at_length(8)
-    simulated = simulate(target.prior, target.decoder, target.distortion, tuning.betas, [4, 7], 4, seed=3)
+    simulated = simulate(target, tuning.betas, [4, 7], 4, seed=3)
     again = tune(simulated.target, tuning.betas, KERNEL, SETTINGS, groups)
     found = bdmc(simulated, again, KERNEL, n_chains=16, seed=21, groups=groups)
     points = pd.DataFrame({"beta": found.beta, "gap": found.gap, "gap_se": found.gap_se})

@@ -147,7 +147,7 @@ def test_bdmc_encloses_exact_log_z():
     betas = sigmoid(200, 8.0, 6.0)
     steps = recorded_steps(200, 12)[1::2]
     target = problem.target
-    simulated = simulate(target.prior, target.decoder, target.distortion, betas, steps, 40, seed=3)
+    simulated = simulate(target, betas, steps, 40, seed=3)
     tuning = tune(simulated.target, betas, KERNEL, PRERUN, Groups())
     table = tuning.step_sizes.clone()
     result = bdmc(simulated, tuning, KERNEL, n_chains=8, seed=21)
@@ -168,7 +168,7 @@ def test_bdmc_refuses_a_distortion_that_cannot_be_sampled():
     problem = linear_problem(6)
     target = problem.target
     with pytest.raises(TypeError, match="can be sampled"):
-        simulate(target.prior, target.decoder, lambda x, f: (x - f).abs().sum(-1), sigmoid(5, 1.0), [4], 3, 0)
+        simulate(replace(target, distortion=lambda x, f: (x - f).abs().sum(-1)), sigmoid(5, 1.0), [4], 3, 0)
 
 
 def test_estimate_on_three_chains_by_hand():

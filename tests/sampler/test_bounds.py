@@ -80,9 +80,7 @@ def gaps(lengths, n, beta_max=20.0):
     found = []
     for n_temperatures in lengths:
         tuning = learned.at_length(n_temperatures + 1).select(torch.zeros(n, dtype=torch.int64))
-        simulated = simulate(
-            target.prior, target.decoder, target.distortion, tuning.betas, [n_temperatures], n, seed=n_temperatures
-        )
+        simulated = simulate(target, tuning.betas, [n_temperatures], n, seed=n_temperatures)
         result = bdmc(simulated, tuning, KERNEL, n_chains=1, seed=5, groups=groups)
         exact = problem.exact(result.beta, simulated.target.x)[2][0]
         found.append((exact - result.lower[0].numpy(), result.upper[0].numpy() - exact))
@@ -115,7 +113,7 @@ def test_bdmc_gap_shows_a_run_that_is_too_short():
     problem = linear_problem(6, latent_dim=4)
     betas = sigmoid(8, 50.0, 4.0)
     target = problem.target
-    simulated = simulate(target.prior, target.decoder, target.distortion, betas, [7], 40, seed=3)
+    simulated = simulate(target, betas, [7], 40, seed=3)
     tuning = tune(simulated.target, betas, KERNEL, PrerunSettings(n_chains=4, n_blocks=5), Groups())
     result = bdmc(simulated, tuning, KERNEL, n_chains=4, seed=21)
     assert float(result.gap[0]) > 2

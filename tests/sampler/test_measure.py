@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import DTYPE, linear_problem
+from problems import DTYPE, linear_problem, threshold
 
 import rdcurve
 from rdcurve.curve import RDCurve
@@ -15,11 +15,12 @@ from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.measure import formal_run, run_key
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
+from rdcurve.sampler.target import _tf32
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 from rdcurve.state import content_key
 
@@ -155,7 +156,7 @@ def test_chains_that_move_differently_do_not_resample():
     """The mean weight would be biased, and the upper bound none."""
     target = linear_problem(0, latent_dim=2).target
     tuning = Tuning(sigmoid(20, 3.0), torch.full((20, 16, len(target.x)), 0.1, dtype=DTYPE), identity(2, DTYPE))
-    simulated = simulate(target.prior, target.decoder, target.distortion, tuning.betas, [19], 2, 0)
+    simulated = simulate(target, tuning.betas, [19], 2, 0)
     tuned = tuning._replace(step_sizes=tuning.step_sizes[..., :2])
     for run in (
         lambda: formal_run(target, tuning, [19], KERNEL, n_chains=16, seed=1, groups=Groups(8)),
@@ -257,3 +258,58 @@ def test_measure_needs_no_particular_data_shape():
     assert curve.rate.shape == (3, 2)
     assert (np.diff(curve.mean("distortion")) < 0.5).all()
     assert isinstance(SquaredError(), rdcurve.SamplableDistortion)
+
+
+class _Coarse(torch.autograd.Function):
+    """z W^T, whose gradient is taken through W rounded to quarters: a force that is not that of the energy."""
+
+    @staticmethod
+    def forward(ctx, z, weight):
+        ctx.save_for_backward(weight)
+        return z @ weight.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return grad @ (4 * weight).round() / 4, None
+
+
+def test_a_coarse_gradient_costs_acceptance_and_nothing_else():
+    """What TF32 gradients rest on, with a force that is off by a tenth where TF32 is by a thousandth.
+
+    False-fail rate 1e-6 over 30 comparisons; detects 0.6 nats of rate or log Z.
+    """
+    problem = linear_problem(3, n_images=8)
+    off = ((4 * problem.weight).round() / 4 - problem.weight).norm() / problem.weight.norm()
+    assert off > 0.05
+    curve = rdcurve.measure(
+        lambda z: _Coarse.apply(z, problem.weight) + problem.bias, problem.x, latent_dim=3, beta_max=8.0,
+        distortion=problem.distortion, n_temperatures=300, n_recorded=10, n_chains=64,
+        prerun_settings=PrerunSettings(metric="identity", n_starts=0),
+    )  # fmt: skip
+    for quantity, truth in zip(("rate", "distortion", "log_z"), problem.exact(curve.beta), strict=True):
+        error = curve.standard_error(quantity, "chains")
+        assert quantity == "distortion" or error.max() < 0.6 / (1.3 * threshold(30))
+        assert (np.abs(curve.mean(quantity) - truth.mean(1)) < 1.3 * threshold(30) * error).all()
+
+
+def test_tf32_is_allowed_inside_and_never_stays():
+    precision = torch.backends.cuda.matmul, torch.backends.cudnn
+    for where in precision:
+        where.allow_tf32 = False
+    with pytest.raises(ZeroDivisionError), _tf32(True):
+        assert all(where.allow_tf32 for where in precision)
+        raise ZeroDivisionError
+    assert not any(where.allow_tf32 for where in precision)
+    with _tf32(False):
+        assert not any(where.allow_tf32 for where in precision)
+
+
+def test_tf32_gradients_are_another_run_and_the_same_numbers_without_a_gpu():
+    target = linear_problem(3).target
+    coarse = replace(target, tf32_gradients=True)
+    assert run_key(target, None) != run_key(coarse, None)
+    assert simulate(coarse, torch.tensor([0.0, 1.0]), [1], 2, 0).target.tf32_gradients
+    z = torch.randn(4, 3, target.prior.event_shape[0], dtype=DTYPE)
+    for one, other in zip(target.at(z), coarse.at(z), strict=True):
+        assert torch.equal(one, other)

@@ -193,7 +193,7 @@ class Cut(Checkpoint):
 
 def _simulated(problem, tuning):
     target = problem.target
-    return simulate(target.prior, target.decoder, target.distortion, tuning.betas, [9, 14, 19], 2, 5)
+    return simulate(target, tuning.betas, [9, 14, 19], 2, 5)
 
 
 def _bdmc(groups):

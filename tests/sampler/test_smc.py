@@ -145,7 +145,7 @@ def test_bdmc_with_groups_encloses_log_z_of_a_nonlinear_decoder():
     from rdcurve.sampler.bdmc import simulate
     from rdcurve.sampler.prerun import PrerunSettings, tune
 
-    simulated = simulate(target.prior, target.decoder, target.distortion, betas, [40, 79], 60, 1)
+    simulated = simulate(target, betas, [40, 79], 60, 1)
     groups = Groups(8)
     tuning = tune(simulated.target, betas, KERNEL, PrerunSettings(n_blocks=5), groups)
     result = bdmc(simulated, tuning, KERNEL, n_chains=16, seed=2, groups=groups)

@@ -33,16 +33,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         _save(args, None)
         return
     steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
-    simulated = simulate(
-        target.prior,
-        target.decoder,
-        target.distortion,
-        betas,
-        steps,
-        settings["n_images"],
-        settings["seed"],
-        target.x.device,
-    )
+    simulated = simulate(target, betas, steps, settings["n_images"], settings["seed"])
     show = Progress(f"bdmc {args.name}")
     key = run_key(simulated.target, None, betas=betas, sampler=sampler, prerun=prerun, bdmc=settings, steps=steps)
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:

@@ -59,6 +59,7 @@ def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, A
             network,
             DISTORTIONS[distortion.pop("name")](**distortion),
             x,
+            sampler.get("tf32_gradients", False),
         )
         target.check(loaded.latent_dim)
     except (TypeError, ValueError) as error:

@@ -18,12 +18,11 @@ enters the reverse one there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from rdcurve.sampler.ais import (
     Chains,
@@ -43,7 +42,7 @@ from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target, one_thread_per_tile
 from rdcurve.state import Checkpoint
-from rdcurve.types import Decoder, SamplableDistortion
+from rdcurve.types import SamplableDistortion
 
 __all__ = ["BDMCGap", "Simulated", "bdmc", "simulate"]
 
@@ -78,21 +77,13 @@ class BDMCGap:
         return (self.upper - self.lower).std(1) / self.lower.shape[1] ** 0.5
 
 
-def simulate(
-    prior: Distribution,
-    decoder: Decoder,
-    distortion: SamplableDistortion,
-    betas: Tensor,
-    steps: list[int],
-    n_images: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> Simulated:
-    """Draw `n_images` codes and images from the model at each schedule index in `steps`.
+def simulate(target: Target, betas: Tensor, steps: list[int], n_images: int, seed: int) -> Simulated:
+    """Draw `n_images` codes and images from the model of a target at each schedule index in `steps`.
 
     Raises:
         TypeError: x cannot be simulated under the distortion, so that BDMC has nothing to say.
     """
+    distortion, device = target.distortion, target.x.device
     if not isinstance(distortion, SamplableDistortion):
         raise TypeError(
             f"BDMC needs a distortion with a `sample` method; {type(distortion).__name__} has none, because "
@@ -100,16 +91,16 @@ def simulate(
         )
     descending = tuple(sorted(steps, reverse=True))
     images = torch.arange(len(descending) * n_images, device=device)
-    z = sample_prior(prior, seed_of(seed, "bdmc"), images, 1)[0]  # [K n, latent]
+    z = sample_prior(target.prior, seed_of(seed, "bdmc"), images, 1)[0]  # [K n, latent]
     with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed_of(seed, "bdmc", "x"))
         x = torch.cat(
             [
-                distortion.sample(decoder(part[None])[0], float(betas[step]))
+                distortion.sample(target.decoder(part[None])[0], float(betas[step]))
                 for step, part in zip(descending, z.split(n_images), strict=True)
             ]
         )
-    return Simulated(Target(prior, decoder, distortion, x), z, descending, n_images)
+    return Simulated(replace(target, x=x), z, descending, n_images)
 
 
 def bdmc(

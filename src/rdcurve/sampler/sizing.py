@@ -91,16 +91,7 @@ def size_for_gap(
         n = min(n, most)
         phase, seed = f"trial {len(trials)}", seed_of(settings.seed, "trial", len(trials))
         betas = learned.at_length(n).betas
-        simulated = simulate(
-            target.prior,
-            target.decoder,
-            target.distortion,
-            betas,
-            [round(place * (n - 1)) for place in _PLACES],
-            _IMAGES,
-            seed,
-            target.x.device,
-        )
+        simulated = simulate(target, betas, [round(place * (n - 1)) for place in _PLACES], _IMAGES, seed)
         tuning = tune(simulated.target, betas, kernel, settings, groups, checkpoint=checkpoint, phase=f"{phase} tune")
         result = bdmc(
             simulated,

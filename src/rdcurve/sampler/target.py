@@ -43,6 +43,7 @@ class Target:
     decoder: Decoder
     distortion: Distortion
     x: Tensor  # [N, *data]
+    tf32_gradients: bool = False  # on a GPU, the backward pass multiplies in TF32; energies never do
 
     def at(self, z: Tensor) -> Point:
         """Log prior, distortion and their gradients at z [C, N, latent]. The only place the decoder is called."""
@@ -96,7 +97,8 @@ class Target:
                     f"for data [N, ...] and reconstructions [C, N, ...] the distortion must be [C, N]; with C = 1 and "
                     f"N = {len(image)} the distortion has shape {tuple(distortion.shape)}"
                 )
-            (grad,) = torch.autograd.grad(distortion.sum(), z)
+            with _tf32(self.tf32_gradients and z.is_cuda):
+                (grad,) = torch.autograd.grad(distortion.sum(), z)
         return distortion.detach().double()[0], grad[0]
 
     def select(self, images: slice | Tensor) -> Target:
@@ -158,6 +160,25 @@ class Target:
             raise ValueError("the distortion or its gradient is not finite on codes from the prior")
         if not point.grad_distortion.any():
             raise ValueError("the distortion does not depend on z: its gradient is zero on codes from the prior")
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Inside, if allowed, CUDA multiplies matrices and convolves in TF32, with 10 bits of fraction.
+
+    A force that is rounded so is still a function of z alone: leapfrog keeps volume and reverses, and the accept test
+    sees exact energies. Only the acceptance may fall.
+    """
+    if not allowed:
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 _n_workers = 0  # 0: as many as torch has threads
