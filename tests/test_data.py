@@ -14,7 +14,7 @@ import torch
 
 from rdcurve.data import fetch as module
 from rdcurve.data.fetch import DATASETS, Dataset, fetch
-from rdcurve.data.load import images, training_split
+from rdcurve.data.load import images, labels, training_split
 from rdcurve.files import FileError
 
 FILES = {"a.bin": b"first file" * 100, "b.bin": b"second file" * 100}
@@ -191,6 +191,21 @@ def test_missing_folder_and_foreign_folder(tmp_path):
         images(tmp_path / "none", "test")
     with pytest.raises(FileError, match="neither MNIST nor CIFAR-10"):
         images(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("t10k-images-idx3-ubyte", images),
+        ("t10k-labels-idx1-ubyte", labels),
+        ("test_batch.bin", images),
+    ],
+)
+def test_a_file_that_is_cut_is_named(tmp_path, name, read):
+    for content in (b"", bytes(8) if "ubyte" in name else bytes(7), bytes(16 + 783) if "images" in name else bytes(5)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileError, match=rf"{name}: {len(content)} bytes .* the file is cut"):
+            read(tmp_path, "test")
 
 
 def test_training_split_is_a_fixed_partition():

@@ -24,6 +24,9 @@ def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = 
 
     Returns:
         MNIST: [n, 784], pixel / 255, in [0, 1]. CIFAR-10: [n, 3, 32, 32], in [-1, 1].
+
+    Raises:
+        FileError: no data set is there, or a file of it is cut.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -31,11 +34,11 @@ def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = 
         raise FileError(f"{folder}: no such folder; fetch the data set first")
     idx = folder / ("train-images-idx3-ubyte" if split == "train" else "t10k-images-idx3-ubyte")
     if idx.is_file():
-        pixels = np.frombuffer(idx.read_bytes(), np.uint8, offset=16).reshape(-1, 784)[:n]
+        pixels = _rows(idx, 16, 784)[:n]
         return torch.from_numpy(pixels / 255.0).to(dtype)
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     if all((folder / name).is_file() for name in names):
-        batches = [np.frombuffer((folder / name).read_bytes(), np.uint8).reshape(-1, 3073)[:, 1:] for name in names]
+        batches = [_rows(folder / name, 0, 3073)[:, 1:] for name in names]
         pixels = np.concatenate(batches)[:n].reshape(-1, 3, 32, 32)
         return torch.from_numpy(pixels / 127.5 - 1.0).to(dtype)
     raise FileError(f"{folder}: holds neither MNIST nor CIFAR-10 ({idx.name} or {names[0]} expected)")
@@ -48,7 +51,18 @@ def labels(folder: Path, split: str) -> Tensor:
     path = folder / ("train-labels-idx1-ubyte" if split == "train" else "t10k-labels-idx1-ubyte")
     if not path.is_file():
         raise FileError(f"{path}: no such file; labels are read from MNIST as it is fetched")
-    return torch.from_numpy(np.frombuffer(path.read_bytes(), np.uint8, offset=8).astype(np.int64))
+    return torch.from_numpy(_rows(path, 8, 1)[:, 0].astype(np.int64))
+
+
+def _rows(path: Path, header: int, width: int) -> np.ndarray:
+    """The bytes after the header, [n, width]."""
+    content = np.fromfile(path, np.uint8)
+    if len(content) <= header or (len(content) - header) % width:
+        raise FileError(
+            f"{path}: {len(content)} bytes are not a header of {header} and records of {width}; the file is cut: "
+            "remove it and fetch the data set again"
+        )
+    return content[header:].reshape(-1, width)
 
 
 def training_split(pixels: Tensor, n_validation: int, seed: int) -> tuple[Tensor, Tensor]:
