@@ -55,6 +55,15 @@ def test_readme_gives_the_gradients_that_were_measured(needed, model):
     assert len(re.findall("±", line)) >= 1
 
 
+def test_readme_gives_the_acceptance_with_tf32_gradients():
+    """At the top of each curve; and nowhere is it lower by more than a hundredth."""
+    rows = recorded("tf32_acceptance")["results"]
+    assert all(row["TF32"] > row["float32"] - 0.01 for row in rows)
+    for top in {row["curve"]: row for row in rows}.values():
+        said = f"{top['TF32']:.3f} instead of {top['float32']:.3f} for {top['curve'].upper()}"
+        assert said in README.replace("\n", " ")
+
+
 def test_readme_gives_the_fractions_of_the_peak_that_were_measured():
     fractions = {
         row["chains"]: row["fraction_of_peak_wall"]["median"] for row in recorded("step_cost")["results"][1::3]
