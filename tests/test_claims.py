@@ -236,6 +236,19 @@ def test_unequal_numbers_of_images_are_compared_over_chains():
     assert verdict(claim | {"over": "chains"}, curves).verdict == "reproduced"
 
 
+def test_two_runs_of_one_tuning_share_their_bias():
+    """Each may be too high by a margin; their difference is known all the same, where they are certified."""
+    curves = {"a": measured(seed=1, noise=1.0), "b": measured(seed=2, noise=1.0)}
+    claim = {"kind": "same", "pairs": PAIR, "windows": ["mid"]}
+    chains, runs = (verdict(claim | {"over": over}, curves) for over in ("chains", "runs"))
+    assert chains.decisive.difference.value == runs.decisive.difference.value
+    assert chains.decisive.standard_error == runs.decisive.standard_error
+    assert (chains.verdict, runs.verdict) == ("undecided", "reproduced")
+    assert "too high" in chains.decisive.reason
+    curves["b"] = doubted(curves["b"], slice(None))
+    assert verdict(claim | {"over": "runs"}, curves).verdict == "undecided"
+
+
 @pytest.mark.parametrize(
     ("claim", "message"),
     [
