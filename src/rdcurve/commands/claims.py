@@ -72,5 +72,5 @@ def _text(decision: Decision) -> str:
         x = comparison.difference
         value = "-" if x is None else f"{x.value:+.4f} ± {comparison.standard_error:.4f} {comparison.unit}"
         reason = f"  ({comparison.reason})" if comparison.reason else ""
-        lines.append(f"  {comparison.verdict:<15}{comparison.title:<50}{value}{reason}")
+        lines.append(f"  {comparison.verdict:<15}{comparison.title:<49} {value}{reason}")
     return "\n".join(lines)
