@@ -82,8 +82,7 @@ class Bench:
         return self._simulate(betas, steps, seed_of(self.seed, name)).target
 
     def _simulate(self, betas: torch.Tensor, steps: list[int], seed: int):  # noqa: ANN202 - Simulated
-        target = self.target
-        return simulate(target, betas, steps, self.args.images, seed)
+        return simulate(self.target, betas, steps, self.args.images, seed)
 
     def cell(self, method: str, budget: int) -> dict[str, Any]:
         """The gap at every beta."""

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 README = (BENCHMARKS.parent / "README.md").read_text()
@@ -53,6 +54,34 @@ def test_readme_gives_the_gradients_that_were_measured(needed, model):
     seen = {f"{each['largest']:.2f} ± {each['se']:.2f} at {each['gradients']:,}" for each in budgets}
     assert set(re.findall(r"[\d.]+ ± [\d.]+ at [\d,]+\d", line)) <= seen
     assert len(re.findall("±", line)) >= 1
+
+
+def test_tf32_is_emulated_as_a_gpu_rounds(monkeypatch):
+    """10 bits of fraction, to the nearest, half to even, of either sign; values of a layer stay, its gradient moves."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tf32_acceptance import emulated, rounded
+
+    step = 2.0**-10
+    ties = torch.tensor([1.0, 1 + step / 2, 1 + 1.5 * step, 1 + 0.49 * step, 1 + 0.51 * step, 2 - step / 4])
+    wanted = torch.tensor([1.0, 1.0, 1 + 2 * step, 1.0, 1 + step, 2.0])
+    for sign in (1, -1):
+        assert torch.equal(rounded(sign * ties), sign * wanted)
+    values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rounded(rounded(values)), rounded(values))
+    assert 0.9 * step / 2 < ((rounded(values) - values) / values).abs().max() <= step / 2
+
+    torch.manual_seed(0)
+    layer, found = torch.nn.Linear(50, 40).requires_grad_(False), []
+    x, along = torch.randn(3, 50, requires_grad=True), torch.randn(3, 40)
+    for on in (False, True, False):
+        with emulated(on):
+            y = layer(x)
+            found.append((y.detach(), torch.autograd.grad(y, x, along)[0]))
+    (value, exact), (same, coarse), after = found
+    assert torch.equal(value, same)
+    assert torch.equal(coarse, rounded(along) @ rounded(layer.weight))
+    assert 1e-5 < (coarse - exact).norm() / exact.norm() < 1e-2
+    assert torch.equal(after[1], exact)
 
 
 def test_readme_gives_the_acceptance_with_tf32_gradients():
