@@ -38,6 +38,8 @@ class RDCurve:
             (groups of) chains of each image.
         distortion_variance: [K, N], weighted variance of d; -dD/dbeta where the chains are in equilibrium.
         ess: [K, N], effective sample size of the chains.
+        lineages: [K, N], effective number of the independent draws from the prior that the chains of the route up
+            descend from: what `ess` would be if resampled chains were not counted again.
         k_hat: [K, N], Pareto shape of the largest weights; NaN with too few chains.
         spread: [K, N], standard deviation of log Z over the independent groups of chains, nats.
         acceptance: [K, N], HMC acceptance rate since the recorded beta before; of two routes, that of each by its share
@@ -61,6 +63,7 @@ class RDCurve:
     rate_cv_se: np.ndarray
     distortion_variance: np.ndarray
     ess: np.ndarray
+    lineages: np.ndarray
     k_hat: np.ndarray
     spread: np.ndarray
     acceptance: np.ndarray

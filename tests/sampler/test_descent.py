@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import rdcurve
 from rdcurve.sampler import modes as modes_module
 from rdcurve.sampler.ais import Groups, log_mean_exp
-from rdcurve.sampler.certify import doubt
+from rdcurve.sampler.certify import doubt, lineages
 from rdcurve.sampler.descent import descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
@@ -298,21 +298,34 @@ def test_a_curve_that_hardly_counts_its_best_route_is_not_certified():
 
 
 def test_not_certified_when_the_best_mode_was_missed_by_all_but_one():
-    """Doubt is how far the highest determination is above the next, and a mode found once confirms nothing."""
+    """Doubt is how far the highest determination is above the next, and what was found once or twice confirms nothing:
+    a mode that one search ended in, or halves of chains that descend from two draws of the prior."""
     up = torch.tensor([[-10.0, -10.0, -10.0, -10.0]] * 4, dtype=DTYPE)
     up[2:] += 0.2
     down = torch.tensor([[-10.1, -3.0, -3.0, -30.0], [-10.0, -9.0, -3.1, -31.0]], dtype=DTYPE)
     plenty, once = torch.tensor([20] * 4), torch.tensor([1] * 4)
     high = torch.zeros(4, dtype=DTYPE)  # what the curve says, where it is no reason for doubt
-    hard = doubt(high, up, down, plenty)
+    many, two = torch.full((4,), 12.0, dtype=DTYPE), torch.full((4,), 2.0, dtype=DTYPE)
+    hard = doubt(high, up, many, down, plenty)
     assert torch.allclose(hard, torch.tensor([0.2, 6.0, 0.1, 0.2], dtype=DTYPE), atol=0.21)
     assert float(hard[1]) == pytest.approx(6.0)  # one search alone
     assert float(hard[2]) == pytest.approx(0.1)  # two searches agree
-    assert float(doubt(high, up, down, once)[2]) == pytest.approx(6.8)  # on a mode that was found once
-    assert float(doubt(high, up, down, once)[3]) == pytest.approx(0.2)  # both halves from the prior agree
-    assert torch.allclose(doubt(high, up), torch.full((4,), 0.2, dtype=DTYPE))
-    assert float(doubt(high - 5.0, up, down, plenty)[2]) == pytest.approx(2.0)  # found by two, and the curve is below
+    assert float(doubt(high, up, many, down, once)[2]) == pytest.approx(6.8)  # on a mode that was found once
+    assert float(doubt(high, up, many, down, once)[3]) == pytest.approx(0.2)  # both halves from the prior agree
+    assert float(doubt(high, up, two, down, once)[3]) == pytest.approx(20.2)  # each on the best of its own modes
+    assert float(doubt(high, up, two, down, once)[0]) == pytest.approx(0.1, abs=0.11)  # but the other route confirms
+    assert torch.allclose(doubt(high, up, two), torch.full((4,), 0.2, dtype=DTYPE))
+    # found by two, and the curve is below
+    assert float(doubt(high - 5.0, up, many, down, plenty)[2]) == pytest.approx(2.0)
     assert torch.equal(log_mean_exp(up[:2]), up[0])
+
+
+def test_lineages_are_the_draws_behind_the_weights():
+    """1 / sum of squared shares by hand, for chains that all descend from their own draw, from two, and from one."""
+    log_weight = torch.tensor([1.0, 1.0, 2.0, 4.0], dtype=DTYPE).log()[:, None].expand(4, 3)
+    lineage = torch.tensor([[0, 0, 2], [1, 0, 2], [2, 3, 2], [3, 3, 2]])
+    expected = torch.tensor([64 / 22, 64 / 40, 1.0], dtype=DTYPE)
+    assert torch.allclose(lineages(log_weight, lineage), expected, atol=1e-12)
 
 
 def test_a_decoder_whose_best_mode_is_missed_is_not_certified():

@@ -680,6 +680,7 @@ COLUMNS = (
     "code",
     "log_z_se",
     "spread",
+    "lineages",
     "acceptance",
     "rate",
     "rate_se",

@@ -118,7 +118,7 @@ def test_resampling_keeps_the_mean_weight_of_every_group_and_copies_by_weight():
     weights = torch.tensor([1.0, 2.0, 7.0, 1.0, 1.0, 1.01], dtype=DTYPE)
     log_weight = weights.log()[:, None].expand(-1, n).contiguous()
     noise = step_noise(1, torch.arange(n), 6, 1, 2, DTYPE)
-    state, after = resample(chains.state, log_weight, noise.ancestor, Groups(3, 0.7))
+    state, after, lineage = resample(chains.state, log_weight, chains.lineage, noise.ancestor, Groups(3, 0.7))
     assert torch.allclose(group_log_mean_exp(after, 3), group_log_mean_exp(log_weight, 3), atol=1e-12)
     assert torch.equal(state.point.z[3:], chains.state.point.z[3:])  # nearly equal weights: left alone
     assert torch.allclose(after[:3], torch.full((), np.log(10 / 3), dtype=DTYPE))
@@ -128,9 +128,10 @@ def test_resampling_keeps_the_mean_weight_of_every_group_and_copies_by_weight():
             error = (share * (1 - share) / n) ** 0.5
             assert abs(float(copied.double().mean()) - share) < threshold(9) * error
     # what belongs together is copied together
+    assert torch.equal(state.point.z, chains.state.point.z.gather(0, lineage[..., None].expand_as(state.point.z)))
     fresh = target.at(state.point.z)
     assert torch.allclose(fresh.distortion, state.point.distortion)
-    kept, _ = resample(chains.state, log_weight, noise.ancestor, Groups(3, 0.7), keep_first=True)
+    kept, _, _ = resample(chains.state, log_weight, chains.lineage, noise.ancestor, Groups(3, 0.7), keep_first=True)
     assert torch.equal(kept.point.z[0], chains.state.point.z[0])
     assert not torch.equal(kept.momentum[1], chains.state.momentum[1])
 

@@ -73,6 +73,7 @@ class Chains(NamedTuple):
     step: int  # annealing steps done
     state: State  # position and momentum of the chains [C, N]
     log_weight: Tensor  # [C, N] float64, nats
+    lineage: Tensor  # [C, N] int64, which of the chains at step 0 each descends from
     acceptance: Tensor  # [N] float64, acceptance rate summed over the moves since the last reset
     n_moves: int  # moves in that sum
 
@@ -81,6 +82,7 @@ class Chains(NamedTuple):
         return self._replace(
             state=self.state.map(lambda value: value[:, images]),
             log_weight=self.log_weight[:, images],
+            lineage=self.lineage[:, images],
             acceptance=self.acceptance[images],
         )
 
@@ -108,10 +110,12 @@ def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0
     bad = ~(point.distortion.isfinite() & point.log_prior.isfinite()).all(0)
     if bad.any():
         raise ValueError(f"the distortion is not finite at the first codes, for images {images[bad].tolist()}")
+    itself = torch.arange(len(z), device=z.device)[:, None].expand(z.shape[:2])
     return Chains(
         step,
         State(point, momentum),
         torch.zeros_like(point.distortion),
+        itself.contiguous(),
         torch.zeros_like(point.distortion[0]),
         0,
     )
@@ -162,39 +166,40 @@ def advance(
     with one_thread_per_tile():
         for i, (step, index) in enumerate(zip(steps[1:], indices[1:], strict=True)):
             sizes, factor = step_sizes[index][..., :n_images], metric.factor(ladder[i + 1], n_images)
-            given = (chains.state, chains.log_weight, *arguments[i], sizes, factor)
+            given = (chains.state, chains.log_weight, chains.lineage, *arguments[i], sizes, factor)
             if i == 0 and len(arguments) >= _WORTH_A_GRAPH and not _on_host(chains.log_weight):
                 temper = captured(temper, *given)
-            state, log_weight, transition = temper(*given)
+            state, log_weight, lineage, transition = temper(*given)
             if pinned is not None:
                 state = pin(state, pinned(step), groups.size)
             step_sizes.observe(index, transition)
             acceptance = chains.acceptance + full(transition.acceptance_rate).mean(0)[:n_images]
-            chains = Chains(step, state, log_weight, acceptance, chains.n_moves + 1)
+            chains = Chains(step, state, log_weight, lineage, acceptance, chains.n_moves + 1)
             after_step(chains)
     return chains
 
 
 def _temper(
     target: Target, kernel: Kernel, groups: Groups, seed: int, images: Tensor, keep_first: bool
-) -> Callable[..., tuple[State, Tensor, Transition]]:
+) -> Callable[..., tuple[State, Tensor, Tensor, Transition]]:
     """One annealing step from beta `before` to `beta`, with no word to the host in between."""
 
     def temper(
         state: State,
         log_weight: Tensor,
+        lineage: Tensor,
         before: Number,
         beta: Number,
         step: Number,
         sizes: Tensor,
         factor: Tensor,
-    ) -> tuple[State, Tensor, Transition]:
+    ) -> tuple[State, Tensor, Tensor, Transition]:
         n_chains, _, latent_dim = state.momentum.shape
         log_weight = log_weight - (beta - before) * state.point.distortion
         noise = step_noise(seed, images, n_chains, step, latent_dim, state.momentum.dtype)
-        state, log_weight = resample(state, log_weight, noise.ancestor, groups, keep_first)
+        state, log_weight, lineage = resample(state, log_weight, lineage, noise.ancestor, groups, keep_first)
         state, transition = move(target, beta, state, noise, sizes, factor, kernel)
-        return state, log_weight, transition
+        return state, log_weight, lineage, transition
 
     return temper
 
@@ -213,27 +218,28 @@ def _on_host(value: Tensor) -> bool:
 
 
 def resample(
-    state: State, log_weight: Tensor, uniform: Tensor, groups: Groups, keep_first: bool = False
-) -> tuple[State, Tensor]:
+    state: State, log_weight: Tensor, lineage: Tensor, uniform: Tensor, groups: Groups, keep_first: bool = False
+) -> tuple[State, Tensor, Tensor]:
     """Multinomial resampling of the groups whose effective sample size is low.
 
     Args:
         state: chains [C, N].
         log_weight: [C, N].
+        lineage: [C, N].
         uniform: [C, N], one random number per chain.
         groups: sizes and threshold.
         keep_first: the first chain of a group is never replaced (conditional SMC; Andrieu, Doucet, Holenstein 2010).
 
     Returns:
-        State and log weights [C, N] after; log-mean-exp of every group is unchanged.
+        State, log weights and lineages [C, N] after; log-mean-exp of every group is unchanged.
     """
     if groups.size == 1:
-        return state, log_weight
+        return state, log_weight, lineage
     n = log_weight.shape[1]
     share = full(log_weight).unflatten(0, (-1, groups.size)).softmax(1)  # [G, K, N]
     low = (share.square().sum(1, keepdim=True) * (groups.size * groups.resample_below) > 1)[..., :n]  # [G, 1, N]
     if _on_host(low) and not low.any():
-        return state, log_weight
+        return state, log_weight, lineage
     drawn = uniform.unflatten(0, (-1, groups.size))
     ancestor = (drawn[:, :, None] > share.cumsum(1)[:, None, :, :n]).sum(2).clamp(max=groups.size - 1)  # [G, K, N]
     itself = torch.arange(groups.size, device=ancestor.device)[:, None]
@@ -248,7 +254,8 @@ def resample(
         return value.gather(0, index)
 
     mean = group_log_mean_exp(log_weight, groups.size)[:, None]
-    return state.map(copy), torch.where(low, mean, log_weight.unflatten(0, (-1, groups.size))).flatten(0, 1)
+    log_weight = torch.where(low, mean, log_weight.unflatten(0, (-1, groups.size))).flatten(0, 1)
+    return state.map(copy), log_weight, copy(lineage)
 
 
 def pin(state: State, path: State, size: int) -> State:

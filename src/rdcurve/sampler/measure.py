@@ -25,7 +25,7 @@ from rdcurve.sampler.ais import (
     log_mean_exp,
     start_from_prior,
 )
-from rdcurve.sampler.certify import TOLERANCE, doubt
+from rdcurve.sampler.certify import TOLERANCE, doubt, lineages
 from rdcurve.sampler.descent import Descent, descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.estimate import Estimate, estimate, virial
@@ -52,6 +52,7 @@ class _Recorded(NamedTuple):
     log_weight: Tensor  # [K, C, N]
     distortion: Tensor  # [K, C, N]
     virial: Tensor  # [K, C, N]
+    lineages: Tensor  # [K, N], of the route up
     acceptance: Tensor  # [K, R, N], of each of R routes
     code: Tensor  # [K, R, N, latent], of each route one code, drawn by weight
 
@@ -173,7 +174,7 @@ def formal_run(
     empty = torch.zeros(len(recorded), n_chains + n_down, n_images, dtype=torch.float64, device=device)
     n_routes = 1 if descent is None else 2
     codes = chains.state.momentum.new_zeros(len(recorded), n_routes, *chains.state.momentum.shape[1:])
-    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, :n_routes].clone(), codes)
+    record = _Recorded(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), empty[:, :n_routes].clone(), codes)
 
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint, one_thread_per_tile():
         chains, record = checkpoint.resume("up", _Run(chains, record))
@@ -203,6 +204,7 @@ def formal_run(
             record.log_weight[k, :n_chains] = chains.log_weight
             record.distortion[k, :n_chains] = chains.state.point.distortion
             record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)
+            record.lineages[k] = lineages(chains.log_weight, chains.lineage)
             record.acceptance[k, 0] = chains.acceptance / chains.n_moves
             record.code[k, 0] = _draw(chains, seed, images)
             chains = chains.recount()
@@ -297,15 +299,16 @@ def _estimates(
         )
         log_z, given = group_log_mean_exp(record.log_weight[k], groups.size), rows[-1].log_z
         if descent is None:
-            doubts.append(doubt(given, log_z))
+            doubts.append(doubt(given, log_z, record.lineages[k]))
         else:
-            doubts.append(doubt(given, log_z[:n_groups], log_z[n_groups:], sum(s.hits for s in descent.searches)))
+            up, down = log_z.split([n_groups, len(descent.searches)])
+            doubts.append(doubt(given, up, record.lineages[k], down, sum(s.hits for s in descent.searches)))
     arrays = {name: torch.stack([getattr(row, name) for row in rows]) for name in Estimate._fields}
     acceptance = record.acceptance[:, 0]
     if descent is not None:
         counts = _counts_up(record, n_groups * groups.size, descent, recorded)
         acceptance = counts * acceptance + (1 - counts) * record.acceptance[:, 1]
-    arrays |= {"acceptance": acceptance, "doubt": torch.stack(doubts)}
+    arrays |= {"acceptance": acceptance, "lineages": record.lineages, "doubt": torch.stack(doubts)}
     return {name: value.cpu().numpy() for name, value in arrays.items()}
 
 
