@@ -220,6 +220,16 @@ def test_a_formal_run_changes_nothing_of_its_tuning(problem, tuning):
     assert not same(few, many)
 
 
+def test_without_resampling_every_chain_is_a_draw_of_its_own(problem, tuning):
+    """Then lineages are the effective sample size; with it, no more than that and no less than one for each group."""
+    alone = run(problem, tuning)
+    assert np.allclose(alone.lineages, alone.ess, rtol=1e-9)
+    grouped = run(problem, tuning, n_chains=12, groups=Groups(4, 1.01))  # at every step
+    assert (grouped.lineages <= grouped.ess + 1e-9).all()
+    assert (grouped.lineages[-1] < 0.6 * grouped.ess[-1]).all()
+    assert (grouped.lineages > 1).all()
+
+
 def test_recorded_steps_are_distinct_and_end_at_the_end():
     for n_temperatures in range(2, 80):
         for n_recorded in range(1, n_temperatures // 2 + 1):
