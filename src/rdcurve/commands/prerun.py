@@ -22,7 +22,8 @@ from rdcurve.state import Checkpoint
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
     target, kernel, groups, _ = build(args.decoder, args.data, entry, sampler, resolve(args.device))
-    values, n_chains = section(params, "prerun", args.name), section(params, "ais", args.name)["n_chains"]
+    # a gap is asked for as BDMC measures it; a formal run of more chains only has a smaller one
+    values, n_chains = section(params, "prerun", args.name), section(params, "bdmc", args.name)["n_chains"]
     settings, show = PrerunSettings(**values), Progress(f"prerun {args.name}")
     key = run_key(target, None, curve=entry, sampler=sampler, prerun=values, n_chains=n_chains)
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:

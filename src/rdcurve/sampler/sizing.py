@@ -79,7 +79,7 @@ def size_for_gap(
         learned: schedule for any length.
         kernel, settings, groups: of the formal run and its prerun.
         gap: nats, asked for.
-        n_chains: C of the formal run, and of each direction of a trial.
+        n_chains: C of each direction of a trial; no more than the formal run has.
         n_recorded: betas of the curve; the schedule has at least twice as many points.
         checkpoint: keeps the state.
         progress: called with (temperatures tried, at most).
