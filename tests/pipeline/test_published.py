@@ -15,11 +15,8 @@ from rdcurve.scorecard import markdown, scorecard
 
 pytestmark = pytest.mark.pipeline
 
-FIGURES = (
-    *("figure1", "figure2", "figure3", "figure5", "figure8a", "figure8b"),
-    *("figure9", "figure10", "figure11", "figure12", "vae10", "certificates"),
-)
-DECIDED = ("figure5", "figure8", "figure9", "figure10")  # whose claims are
+FIGURES = ("figure1", "figure2", "figure3", "figure5", "figure9", "figure11", "figure12", "vae10")
+DECIDED = ("figure5", "figure9")  # whose claims are
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +134,23 @@ def test_one_image_makes_the_mean_rate_of_a_gan(clone, name, distortions):
     assert f"{rate[image]:,.0f} nats, for a distortion of 36 instead of 44; the others need {others:.0f}." in readme
 
 
-def test_readme_says_whether_the_certificates_of_codes_of_100_hold(clone):
-    """How far two seeds are certified, and by how much log Z of an image differs where the first one is."""
-    readme = (ROOT / "README.md").read_text().replace("\n", " ").replace("**", "")
-    names = ("vae100", "gan100", "aae100")
-    both = [name + seed for name in names for seed in ("", "_seed21")]
-    clone.run("dvc", "pull", "--quiet", *(f"results/curves/{name}.safetensors" for name in both))
-    curves = {name: RDCurve.load(clone.path(f"results/curves/{name}.safetensors")) for name in both}
-    end = {name: curve.mean("rate")[curve.certified].max() for name, curve in curves.items()}
-    assert "to {:.0f} nats (VAE), {:.0f} (GAN) and {:.0f} (AAE)".format(*map(end.get, names)) in readme
-    assert "to {:.0f}, {:.0f} and {:.0f}.".format(*(end[f"{name}_seed21"] for name in names)) in readme
-    differences = {
-        name: (curves[f"{name}_seed21"].log_z - curves[name].log_z)[curves[name].certified] for name in names
-    }  # nats, [K, N]
-    worst = {name: np.abs(each).max() for name, each in differences.items()}
-    assert "by {:.1f}, {:.1f} and {:.1f} nats at most".format(*map(worst.get, names)) in readme
-    assert max(worst["vae100"], worst["aae100"]) < 3  # what the certificate allows one image in twenty
-    assert int(np.abs(differences["gan100"]).max(0).argmax()) == 8
-    assert differences["gan100"][:, 8].max() == worst["gan100"]  # the published run is the one that missed the mode
-    low = np.abs(curves["gan100_seed21"].log_z - curves["gan100"].log_z)[curves["gan100"].mean("rate") < 3].max()
-    assert f"below 3 nats, where AAE100 is compared with it, no image differs by more than {low:.1f} nats" in readme
-    assert f"too high by up to {differences['gan100'].mean(1).max():.1f} nats" in readme
+def test_readme_says_how_far_the_curves_are_certified(clone):
+    """By the rate in nats; where certified codes of 100 have three draws or more behind an image."""
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    names = ("gan2", "gan10", "aae2", "aae10", "vae100", "gan100", "aae100")
+    clone.run("dvc", "pull", "--quiet", *(f"results/curves/{name}.safetensors" for name in names))
+    curves = {name: RDCurve.load(clone.path(f"results/curves/{name}.safetensors")) for name in names}
+    end = [round(float(curve.mean("rate")[curve.certified].max())) for curve in curves.values()]
+    said = (
+        "GAN2 to {} nats, GAN10 to {}, AAE2 to {}, AAE10 to {}, and of the codes of 100 VAE100 to {} nats, GAN100 to {}"
+    )
+    assert f"{said.format(*end)} and AAE100 to {end[-1]}." in readme, end
+    for name, curve in curves.items():
+        share = rf"\| {name} \|.* \| {curve.certified.sum()} of {len(curve.beta)} \|"
+        assert re.search(share, readme), share
+    for name in ("vae100", "gan100", "aae100"):  # the other route lies far below there
+        curve = curves[name]
+        assert (np.median(curve.lineages, 1)[curve.certified] >= 3).all(), name
 
 
 def test_published_results_stay_small():
