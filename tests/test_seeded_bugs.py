@@ -44,7 +44,7 @@ BUGS = {
     "twice the noise in simulated data": ("distortion", "1 / (2 * beta)", "1 / beta", f"{HMC}::test_distortions_are_sampled_from_their_own_density"),
     "half the energy of the distortion": ("distortion", "/ (2 * self.variance) +", "/ self.variance +", f"{AIS}::test_closed_form"),
     "resumed by other settings": ("measure", "run_key(target, tuning, facts=facts, recorded", "run_key(target, tuning, recorded", "tests/sampler/test_resume.py::test_every_change_is_another_run"),
-    "weights kept after resampling": ("ais", "log_weight = torch.where(low, mean, log_weight.unflatten(0, (-1, groups.size))).flatten(0, 1)\n", "", COPIES),
+    "weights kept after resampling": ("ais", "log_weight = torch.where(low, mean, log_weight.unflatten(0, (-1, groups.size))).flatten(0, 1)\n", "pass\n", COPIES),
     "descent that is not passed on": ("ais", "log_weight, copy(lineage)", "log_weight, lineage", COPIES),
     "ancestors drawn evenly": ("ais", "share.cumsum(1)[:, None, :, :n]", "torch.full_like(share, 1 / groups.size).cumsum(1)[:, None, :, :n]", COPIES),
     "the retained path is resampled away": ("ais", "        ancestor[:, 0] = 0\n", "        pass\n", COPIES),
