@@ -403,13 +403,16 @@ PRERUN = {
     }.items()
 }  # fmt: skip
 CHANGES = {
-    "prerun": SAMPLER | PRERUN | {"gap": change("entry.gap", 1.1), "beta_max": change("entry.beta_max", 2.1)},
+    "prerun": SAMPLER
+    | PRERUN
+    | {"gap": change("entry.gap", 1.1), "beta_max": change("entry.beta_max", 2.1)}
+    | {"chains of BDMC": change("entry.bdmc.n_chains", 4)},
     "ais up": {name: each for name, each in SAMPLER.items() if name != "images"}  # their tuning is another, too
     | {"chains": change("entry.ais.n_chains", 12), "seed": change("ais.seed", 17)},
     "bdmc": {name: each for name, each in SAMPLER.items() if name not in ("images", "pixel")}
     | PRERUN
     | {
-        "chains": change("entry.bdmc.n_chains", 12),
+        "chains": change("entry.bdmc.n_chains", 4),
         "betas": change("entry.bdmc.n_betas", 3),
         "simulated": change("entry.bdmc.n_images", 3),
         "seed of bdmc": change("bdmc.seed", 18),

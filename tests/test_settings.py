@@ -121,6 +121,10 @@ def test_a_recipe_lies_between_the_shared_section_and_the_curves_own(params):
         ({"ais": {"n_chains": 20}}, "ais.n_chains is 20; it must be a multiple of sampler.group_size = 8"),
         ({"ais": {"n_chains": 8}}, "at least 2 times"),
         ({"bdmc": {"n_chains": 4}}, "bdmc.n_chains is 4; it must be a multiple"),
+        (
+            {"bdmc": {"n_chains": 40}},
+            "bdmc.n_chains is 40; where a gap is asked for it must be at most ais.n_chains = 32",
+        ),
         ({"prerun": {"step_size_rule": "running_mean"}}, "sampler.group_size must be 1, not 8"),
         (
             {"prerun": {"step_size_rule": "running_mean"}, "sampler": {"group_size": 1}},

@@ -78,7 +78,8 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
             "temperatures or chains", limit=1)  # fmt: skip
     else:
         _at(found, curve, ~curve.certified, "not certified: independent determinations of log Z differ by more than "
-            "{limit} nat (mean over the images) or 3 (on one in twenty); the curve is a bound there, no estimate",
+            "{limit} nat (mean over the images) or 3 (on one in twenty), or agree on what was found less than three "
+            "times; the curve is a bound there, no estimate; more chains may find it more often",
             limit=curve.facts["tolerance"])  # fmt: skip
     sizing = curve.facts.get("prerun", {})
     if not sizing.get("reached", True):

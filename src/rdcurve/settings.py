@@ -117,6 +117,12 @@ def check(params: Any) -> None:
                     f"curves.{curve}: a step size per chain needs as many chains in prerun and {step}, "
                     f"not {prerun['n_chains']} and {n_chains}"
                 )
+        n_formal, n_trial = (section(params, step, curve)["n_chains"] for step in ("ais", "bdmc"))
+        if "gap" in entry and n_trial > n_formal:
+            raise SettingsError(
+                f"curves.{curve}: bdmc.n_chains is {n_trial}; where a gap is asked for it must be at most ais.n_chains "
+                f"= {n_formal}, or the curve would have a larger gap than BDMC finds"
+            )
         if 2 * entry["n_recorded"] > entry.get("n_temperatures", math.inf):
             raise SettingsError(
                 f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the "
