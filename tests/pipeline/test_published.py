@@ -15,8 +15,11 @@ from rdcurve.scorecard import markdown, scorecard
 
 pytestmark = pytest.mark.pipeline
 
-FIGURES = ("figure1", "figure2", "figure3", "figure5", "figure9", "figure11", "figure12", "vae10")
-DECIDED = ("figure5", "figure9")  # whose claims are
+FIGURES = (
+    *("figure1", "figure2", "figure3", "figure5", "figure8a", "figure8b"),
+    *("figure9", "figure11", "figure12", "vae10"),
+)
+DECIDED = ("figure5", "figure8", "figure9")  # whose claims are
 
 
 @pytest.fixture(scope="module")
@@ -174,4 +177,4 @@ def test_the_certificate_of_gan100_holds_in_a_second_run(clone):
 
 def test_published_results_stay_small():
     files = [path for path in (ROOT / "results/published").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 30e6
+    assert sum(path.stat().st_size for path in files) < 40e6  # a clone fetches them all
