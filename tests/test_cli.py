@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +65,32 @@ def test_own_decoder_against_quadrature(tmp_path):
         error = np.abs(curve.mean(quantity) - truth.mean(1)) / curve.standard_error(quantity, "chains")
         assert error.max() < 1.2 * threshold(45)
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_own_decoder_may_be_stopped_and_goes_on(tmp_path):
+    """SIGTERM: exit code 75, the state beside the output; the same command again ends with the bytes of a whole run."""
+    (tmp_path / "mine.py").write_text("def decoder(z):\n    return (2 * z).tanh()\n")
+    np.save(tmp_path / "x.npy", np.full((3, 2), 0.3))
+
+    def command(output, n_temperatures=3000):
+        return [
+            sys.executable, "-m", "rdcurve", "measure", "mine:decoder", "--data", "x.npy", "--latent-dim", "2",
+            "--beta-max", "10", "--temperatures", str(n_temperatures), "--output", output,
+        ]  # fmt: skip
+
+    first = subprocess.Popen(command("cut"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "cut.state"
+    deadline = time.monotonic() + 60
+    while len(list(state.glob("*"))) < 2 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the second folder is that of the formal run
+    first.terminate()
+    assert first.wait(10) == 75, first.stderr.read()
+    assert not (tmp_path / "cut").exists() and list(state.glob("*/state"))
+    again = subprocess.run(command("cut"), cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    assert not state.exists()
+    subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,10 @@ def put(value, rows=slice(5, None)):
     return change
 
 
+def more(nats):
+    return lambda array: array + np.where(np.arange(len(array)) < 6, 0, nats)[:, None]
+
+
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -94,6 +98,8 @@ def put(value, rows=slice(5, None)):
         ({"rate_se": scaled(100)}, "rate known to no better than 2%"),
         ({"distortion": put(30.0, slice(8, 9))}, "not monotone"),
         ({"rate": put(0.1, slice(8, 9))}, "not monotone"),
+        ({"rate": more(5.0)}, "convex, with slope -beta"),
+        ({"rate": more(-5.0)}, "convex, with slope -beta"),
         ({"doubt": put(5.0)}, "not certified"),
         ({"log_z": put(np.nan, slice(3, 4))}, "not finite"),
         ({"rate": put(np.inf, slice(3, 4))}, "not finite"),

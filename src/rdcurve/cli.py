@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     from rdcurve.files import FileError
     from rdcurve.settings import SettingsError
 
-    if getattr(args, "time_limit", None) is not None and (args.state is None or not args.time_limit > 0):
+    keeps_state = getattr(args, "state", None) is not None or args.verb == "measure"
+    if getattr(args, "time_limit", None) is not None and not (keeps_state and args.time_limit > 0):
         _fail(args.verb, ValueError("--time-limit must be positive and needs --state"), EXIT_REFUSED)
     try:
         if args.params is not None:
@@ -120,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     def path(sub: argparse.ArgumentParser, option: str, summary: str, required: bool = True) -> None:
         sub.add_argument(option, type=Path, required=required, help=summary)
 
-    def resumable(sub: argparse.ArgumentParser) -> None:
-        path(sub, "--state", "folder for the state of unfinished runs", required=False)
+    def resumable(sub: argparse.ArgumentParser, where: str = "folder for the state of unfinished runs") -> None:
+        path(sub, "--state", where, required=False)
         sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
         sub.add_argument(
             "--time-limit",
@@ -247,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
     sub.add_argument("--seed", type=int, default=7)
+    resumable(sub, "folder for the state of an unfinished run (default: OUTPUT.state)")
     path(sub, "--figure", "picture to write (.svg, .pdf or .png)", required=False)
     device(sub)
     return parser

@@ -70,8 +70,8 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
     noisy = (error > MOST_SE * np.abs(rate)) & (error > 0.5)
     _at(found, curve, noisy, "rate known to no better than {limit:.0%}: more chains", limit=MOST_SE)
     bent = _bent(curve)
-    _at(found, curve, bent, "rate and distortion are not monotone within {limit} standard errors: some images found "
-        "new modes late", limit=MOST_BENT)  # fmt: skip
+    _at(found, curve, bent, "rate and distortion are not monotone and convex, with slope -beta, within {limit} "
+        "standard errors: some images found new modes late", limit=MOST_BENT)  # fmt: skip
     if not curve.facts.get("n_searches"):
         halves = curve.doubt.mean(1)
         _at(found, curve, halves > 1.0, "the two halves of the chains disagree by more than {limit} nat: more "
@@ -100,13 +100,30 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
 
 
 def _bent(curve: RDCurve) -> np.ndarray:
-    """[K] where the distortion rises or the rate falls with beta, by more than the errors of both points."""
-    bent = np.zeros(len(curve.beta), dtype=bool)
-    for quantity, sign in (("distortion", 1), ("rate", -1)):
-        step = sign * np.diff(curve.mean(quantity))
-        error = curve.standard_error(quantity, "chains")
-        error = np.hypot(error[1:], error[:-1])
-        bent[1:] |= step > MOST_BENT * np.nan_to_num(error) + 1e-9
+    """[K] where the curve is not one, by more than the errors of both points.
+
+    -log Z is concave in beta with slope D, so that between neighbouring betas a < b
+
+        a (D_a - D_b)  <=  R_b - R_a  <=  b (D_a - D_b):
+
+    the rate is what dR = -beta dD adds up to, and convex in the distortion; both are monotone.
+    """
+    beta, rate, distortion = curve.beta, curve.mean("rate"), curve.mean("distortion")
+    error_rate, error_distortion, error_z = (
+        np.nan_to_num(curve.standard_error(name, "chains")) for name in ("rate", "distortion", "log_z")
+    )
+    fall, rise, width = -np.diff(distortion), np.diff(rate), np.diff(beta)
+
+    def both(error: np.ndarray) -> np.ndarray:
+        return np.hypot(error[1:], error[:-1])
+
+    # R + b D = -log Z + (b - a) D at a, and likewise at b: of R and beta D each has the noise of the other
+    bounds = both(error_z)
+    above = rise - beta[1:] * fall > MOST_BENT * np.hypot(bounds, width * error_distortion[:-1]) + 1e-9
+    below = beta[:-1] * fall - rise > MOST_BENT * np.hypot(bounds, width * error_distortion[1:]) + 1e-9
+    bent = np.zeros(len(beta), dtype=bool)
+    bent[1:] = above | below
+    bent[1:] |= (-fall > MOST_BENT * both(error_distortion) + 1e-9) | (-rise > MOST_BENT * both(error_rate) + 1e-9)
     return bent
 
 

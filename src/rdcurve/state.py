@@ -136,6 +136,12 @@ class Checkpoint:
                 self._current_is_whole = path.name == "state"
                 return load(data[32:])
             logger.warning("%s is damaged and is not used", path)
+        others = sum(path.is_dir() and path != self.folder for path in self.folder.parent.iterdir())
+        if others:
+            logger.info(
+                "starting from the beginning: the states of %d other runs in %s are of other settings, data or code",
+                others, self.folder.parent,
+            )  # fmt: skip
         return {}
 
     def _digest(self, payload: bytes) -> bytes:
@@ -154,6 +160,10 @@ class Checkpoint:
         state = _rebuild(start, found) if found else start
         self._states[phase] = state
         return state
+
+    def holds(self, phase: str) -> bool:
+        """Whether a run before this one has left a state of the phase."""
+        return any(name.startswith(f"{phase}/") for name in self._found)
 
     def offer(self, phase: str, state: Any) -> None:
         """A new state of the phase; saved if it is time to.

@@ -269,6 +269,92 @@ def test_the_descent_of_a_prerun_can_be_stopped(problem, learned, tuning, tmp_pa
         learn_descent(problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint, progress=stop_after(3))
 
 
+def test_the_way_down_of_a_prerun_is_not_walked_twice(problem, learned, tuning, descent, tmp_path):
+    """A prerun that is stopped after it goes on from what the way down has taught."""
+    with Checkpoint(tmp_path, "key", every=0) as checkpoint:
+        learn_descent(problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint)
+    seen = []
+    with Checkpoint(tmp_path, "key") as checkpoint:
+        again = learn_descent(
+            problem.target, tuning, learned, KERNEL, SETTINGS, checkpoint=checkpoint,
+            progress=lambda done, total: seen.append(done),
+        )  # fmt: skip
+    assert seen == []
+    assert same(again, descent)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 20])
+def test_a_signal_is_heeded_within_a_hessian(problem, tuning, descent, tmp_path, monkeypatch, n):
+    """On the way from the modes to beta_max, which has no state of its own: with codes of 100 it takes minutes."""
+    heed, calls = Checkpoint.heed, itertools.count(1)
+
+    def heed_and_count(self):
+        if self.holds("up") and next(calls) == n:
+            signal.raise_signal(signal.SIGTERM)
+        heed(self)
+
+    options = {"descent": descent, "state_folder": tmp_path / "state", "save_every": 0}
+    with pytest.raises(Killed):
+        run(problem, tuning, progress=die_after(19), **options)  # one step before the end of the route up
+    monkeypatch.setattr(Checkpoint, "heed", heed_and_count)
+    with pytest.raises(Interrupted):
+        run(problem, tuning, **options)
+    monkeypatch.undo()
+    assert same(run(problem, tuning, **options), run(problem, tuning, descent=descent))
+
+
+def test_chains_that_go_on_down_do_not_come_from_the_modes_again(problem, tuning, descent, tmp_path, monkeypatch):
+    options = {"descent": descent, "state_folder": tmp_path / "state", "save_every": 0}
+    with pytest.raises(Killed):
+        run(problem, tuning, progress=die_after(25), **options)
+    monkeypatch.setattr("rdcurve.sampler.descent.mixture_at", None)
+    resumed = run(problem, tuning, **options)
+    monkeypatch.undo()
+    assert same(resumed, run(problem, tuning, descent=descent))
+
+
+@pytest.mark.parametrize("size", [{"n_temperatures": 20}, {"gap": 0.5}], ids=["n_temperatures", "gap"])
+@pytest.mark.parametrize("n_cuts", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_measure_cut_at_random_steps(problem, tmp_path, size, n_cuts):
+    """Prerun and formal run in one call, killed again and again: the curve has the bytes of an uninterrupted one."""
+    offers = itertools.count(1)
+
+    def go_on(progress=lambda done, total: None, folder=None):
+        return measure.measure(
+            problem.decoder, problem.x, latent_dim=problem.target.prior.event_shape[0], beta_max=5.0,
+            distortion=problem.distortion, n_recorded=5, n_chains=8, kernel=KERNEL, groups=GROUPS,
+            prerun_settings=SETTINGS, state_folder=folder, save_every=0, progress=progress, **size,
+        )  # fmt: skip
+
+    go_on(lambda done, total: next(offers)).save(tmp_path / "whole")
+    go_on_here = lambda progress: go_on(progress, tmp_path / "state")  # noqa: E731
+    for result in cut_again_and_again(go_on_here, next(offers), n_cuts, seed=2):
+        result.save(tmp_path / "resumed")
+        assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_measure_stops_within_its_time_limit_and_goes_on(problem, tmp_path):
+    """And with another seed it is another run, which leaves the state of the first alone."""
+
+    def go_on(**changes):
+        return measure.measure(
+            problem.decoder, problem.x, latent_dim=problem.target.prior.event_shape[0], beta_max=5.0, n_temperatures=20,
+            distortion=problem.distortion, n_recorded=5, n_chains=8, kernel=KERNEL, groups=GROUPS,
+            prerun_settings=SETTINGS, **changes,
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match="time_limit must be positive and needs a state_folder"):
+        go_on(time_limit=5.0)
+    with pytest.raises(Interrupted, match="stopped by the time limit; the state is saved"):
+        go_on(state_folder=tmp_path, time_limit=1e-3)
+    other = go_on(state_folder=tmp_path, seed=8)
+    assert len(list(tmp_path.iterdir())) == 1  # that of the run that was stopped is left alone
+    assert same(go_on(state_folder=tmp_path), go_on())
+    assert not same(other, go_on())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_killed_while_it_saves_its_curve_is_not_lost(problem, tuning, whole, tmp_path):
     def fail(curve):
         raise OSError("disk full")

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
     betas = tuned(args.step_sizes, entry, problem).tuning.betas
     if not isinstance(target.distortion, SamplableDistortion):
-        _save(args, None)
+        _save(args, None, None)
         return
     steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
     simulated = simulate(target, betas, steps, settings["n_images"], settings["seed"])
@@ -49,12 +49,12 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
             checkpoint=checkpoint,
             progress=show,
         )
-        _save(args, result)
+        _save(args, result, entry.get("gap"))
         checkpoint.remove()
 
 
-def _save(args: argparse.Namespace, result: BDMCGap | None) -> None:
-    """The table; without rows where no data can be simulated under the distortion."""
+def _save(args: argparse.Namespace, result: BDMCGap | None, asked: float | None) -> None:
+    """The table, and whether the gap that was asked for is kept; no rows where no data can be simulated."""
     names = ("beta", "lower", "upper", "gap", "gap_se", "acceptance", "n_images")
     columns: dict[str, list[float]] = {name: [] for name in names}
     if result is not None:
@@ -73,6 +73,27 @@ def _save(args: argparse.Namespace, result: BDMCGap | None) -> None:
     write_json(args.gap, {f"gap_{key}": float(worst[name]) for key, name in
                           (("max", "gap"), ("max_se", "gap_se"), ("max_beta", "beta"))})  # fmt: skip
     print(f"{args.name}: bounds on log Z of simulated data, nats\n{points.to_string(index=False)}")
+    if asked is not None:
+        print(f"{args.name}: {kept(points, asked)}")
+
+
+def kept(points: pd.DataFrame, asked: float) -> str:
+    """Whether the gap that was asked for is kept at every beta, by two standard errors.
+
+    Examples:
+        >>> kept(pd.DataFrame({"beta": [1.0, 9.0], "gap": [0.2, 1.6], "gap_se": [0.1, 0.2]}), 1.0)
+        'the gap of 1 nats that was asked for is MISSED: 1.60 ± 0.20 nats at beta = 9; ask for a smaller one'
+    """
+    what = f"the gap of {asked:g} nats that was asked for is"
+    sure, possible = points["gap"] - 2 * points["gap_se"], points["gap"] + 2 * points["gap_se"]
+    if possible.max() <= asked:
+        return f"{what} kept at all {len(points)} betas"
+    missed = sure.max() > asked
+    worst = points.loc[(sure if missed else possible).idxmax()]
+    seen = f"{worst['gap']:.2f} ± {worst['gap_se']:.2f} nats at beta = {worst['beta']:.3g}"
+    if missed:
+        return f"{what} MISSED: {seen}; ask for a smaller one"
+    return f"{what} not contradicted ({seen}); more bdmc.n_images would tell"
 
 
 def spread(recorded: list[int], betas: Tensor, n: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         x = x.to(next((p.dtype for p in decoder.parameters()), x.dtype))
     for path in filter(None, (args.output, args.figure)):  # before the work, not after it
         check_writable(path)
+    # beside the output, so that nothing is lost by a kill even where nobody thought of it
+    state = args.state or args.output.with_name(f"{args.output.name}.state")
     curve = measure(
         decoder,
         x,
@@ -59,9 +62,14 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         n_recorded=args.recorded,
         n_chains=args.chains,
         seed=args.seed,
+        state_folder=state,
+        save_every=args.save_every,
+        time_limit=args.time_limit,
+        save=lambda curve: curve.save(args.output),
         progress=Progress(f"measure {args.name}"),
     )
-    curve.save(args.output)
+    with suppress(OSError):  # states of other runs stay
+        state.rmdir()
     if args.figure:
         save(curve.plot().figure, [args.figure], dpi=200)
     print(curve)

@@ -71,6 +71,16 @@ class _Bridge:
         )
 
 
+class _WayDown(NamedTuple):
+    """What the way down has taught, but for the betas: kept, so that a run that goes on need not walk it again."""
+
+    bridge_sizes: Tensor  # as in `Descent`
+    step_sizes: Tensor  # [T + 1, N]
+    eigenvalues: Tensor  # [B, N or 1, latent] of the metric, by increasing beta
+    eigenvectors: Tensor  # [B, N or 1, latent, latent]
+    share: Tensor  # as in `Descent`
+
+
 class _Constant:
     """One factor of the metric at every t."""
 
@@ -118,11 +128,23 @@ def learn_descent(
         resume=lambda start: checkpoint.resume("searches", start),
         after_round=lambda searches: checkpoint.offer("searches", searches),
         after_step=checkpoint.heed,
+        heed=checkpoint.heed,
     )
     thinned = betas
     if len(betas) > settings.round_temperatures:
         thinned = respaced(betas, torch.ones(len(betas) - 1), settings.round_temperatures)
     n_steps, n_bridge = len(thinned) - 1, len(_BRIDGE) - 1
+    n_blocks = min(settings.n_blocks, n_steps)
+    starts = [n_steps * block // n_blocks for block in range(n_blocks, 0, -1)]  # schedule indices, decreasing
+    ends = [*starts[1:], 0]
+    from_below = tuple(float(thinned[end]) for end in reversed(ends))  # beta where each block begins
+
+    def descent(found: _WayDown) -> Descent:
+        metric = Metric(from_below, found.eigenvalues, found.eigenvectors)
+        return Descent(searches, found.bridge_sizes, Tuning(betas, found.step_sizes, metric), found.share)
+
+    if checkpoint.holds("way down"):
+        return descent(checkpoint.resume("way down", _WayDown(*[torch.zeros(0, device=device)] * 5)))
 
     def rule(n: int, reverse: bool) -> Adaptive:
         return Adaptive(
@@ -136,10 +158,8 @@ def learn_descent(
 
     across, down = rule(n_bridge, False), rule(n_steps, True)
     seed = seed_of(settings.seed, "descent")
-    chains = _cross(target, searches, thinned, across, kernel, settings.n_chains, seed, images)
-    n_blocks = min(settings.n_blocks, n_steps)
+    chains = _cross(target, searches, thinned, across, kernel, settings.n_chains, seed, images, checkpoint.heed)
     eigenvalues, eigenvectors = [], []
-    starts = [n_steps * block // n_blocks for block in range(n_blocks, 0, -1)]  # schedule indices, decreasing
     log_z = torch.zeros(n_steps + 1, len(images), dtype=torch.float64, device=device)
     log_z[n_steps] = log_mean_exp(chains.log_weight)
 
@@ -148,7 +168,6 @@ def learn_descent(
         progress(now.step, n_steps)
         checkpoint.heed()
 
-    ends = [*starts[1:], 0]
     for end in ends:
         matrix = decompose(gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled"))
         eigenvalues.append(matrix[0])
@@ -167,8 +186,6 @@ def learn_descent(
             reverse=True,
             after_step=remember,
         )
-    from_below = tuple(float(thinned[end]) for end in reversed(ends))  # beta where each block begins
-    metric = Metric(from_below, torch.stack(eigenvalues[::-1]), torch.stack(eigenvectors[::-1]))
     table = retimed(smooth(down.table, settings.smoothing), thinned, betas)
     # Any fixed weights keep the mean of both unbiased. Equal ones would cost log 2 wherever a route is of no use, and
     # near the prior lend the noise of chains that have come all the way down to those that have just left: the variance
@@ -179,7 +196,10 @@ def learn_descent(
     to_go = ((learned.length - up_length) / up_length).clamp(min=1)
     difference = interpolated(learned.swept.log_z, measured_on, betas) - interpolated(log_z, thinned, betas)
     share = (difference + to_go.log()).sigmoid().clamp(0.05, 0.95)
-    return Descent(searches, smooth(across.table, 5), Tuning(betas, table, metric), share)
+    matrices = torch.stack(eigenvalues[::-1]), torch.stack(eigenvectors[::-1])
+    found = _WayDown(smooth(across.table, 5), table, *matrices, share)
+    checkpoint.offer("way down", found)
+    return descent(found)
 
 
 def _cross(
@@ -191,10 +211,11 @@ def _cross(
     n_chains: int,
     seed: int,
     images: Tensor,
+    heed: Callable[[], None],
 ) -> Chains:
     """Chains from the mixtures to q_beta_max, weighted; step 0 of the way down. A group of chains per search."""
     beta = float(betas[-1])
-    mixtures = [mixture_at(target, modes, beta) for modes in searches]
+    mixtures = [mixture_at(target, modes, beta, heed) for modes in searches]
     share = n_chains // len(mixtures)
     z = torch.cat([m.sample(seed_of(seed, i), images, share) for i, m in enumerate(mixtures)])
     bridge = _Bridge(target, mixtures, beta)
@@ -215,6 +236,7 @@ def _cross(
         seed=seed_of(seed, "bridge"),
         images=images,
         until=len(_BRIDGE) - 1,
+        after_step=lambda now: heed(),
     )
     state = chains.state._replace(point=target.at(chains.state.point.z))
     return chains._replace(step=0, state=state)  # its moves count for beta_max
@@ -230,8 +252,9 @@ def descend(
     seed: int,
     images: Tensor,
     note: Callable[[int, Chains], None],
-    resume: Callable[[Chains], Chains],
+    resume: Callable[[], Chains | None],
     after_step: Callable[[Chains, bool], None],
+    heed: Callable[[], None] = lambda: None,
 ) -> None:
     """The formal run down, frozen.
 
@@ -244,13 +267,16 @@ def descend(
         seed: of this run.
         images: [N] int64, names of the images.
         note: called with (place in `recorded`, chains) at every recorded index, from the last.
-        resume: gives the state of a run before this one for the first state.
+        resume: gives the state of a run before this one, if there was one.
         after_step: called with (chains, whether `note` will be called with them) after every step.
+        heed: called often on the way from the modes to beta_max, which has no state of its own; may raise to stop.
     """
     betas = descent.tuning.betas
     last, device = len(betas) - 1, target.x.device
     bridge = Frozen(descent.bridge_sizes.to(device))
-    chains = resume(_cross(target, descent.searches, betas, bridge, kernel, n_chains, seed, images))
+    chains = resume()
+    if chains is None:
+        chains = _cross(target, descent.searches, betas, bridge, kernel, n_chains, seed, images, heed)
     for k in range(len(recorded) - 1, -1, -1):
         until = last - recorded[k]
         if chains.step > until or (chains.step == until and until > 0):

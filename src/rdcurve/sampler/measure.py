@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def formal_run(
     groups: Groups = Groups(),
     descent: Descent | None = None,
     images: Tensor | None = None,
-    state_folder: str | None = None,
+    state_folder: Path | str | None = None,
     save_every: float = 30.0,
     time_limit: float | None = None,
     facts: dict[str, Any] | None = None,
@@ -237,9 +238,12 @@ def _descend(
     """The second route, noted beside the first."""
     here, n_steps = slice(n_up, None), len(descent.tuning.betas) - 1
 
-    def resume(start: Chains) -> Chains:
+    def resume() -> Chains | None:
         nonlocal record
-        chains, record = checkpoint.resume("down", _Run(start, record))
+        if not checkpoint.holds("down"):
+            return None
+        like = start_from_prior(target, seed, images, len(descent.searches) * groups.size)
+        chains, record = checkpoint.resume("down", _Run(like, record))
         return chains
 
     def note(k: int, chains: Chains) -> None:
@@ -268,6 +272,7 @@ def _descend(
         note=note,
         resume=resume,
         after_step=after_step,
+        heed=checkpoint.heed,
     )
     return record
 
@@ -370,6 +375,10 @@ def measure(
     prerun_settings: PrerunSettings = PrerunSettings(),
     tf32_gradients: bool = False,
     seed: int = 7,
+    state_folder: Path | str | None = None,
+    save_every: float = 30.0,
+    time_limit: float | None = None,
+    save: Callable[[RDCurve], None] = lambda curve: None,
     progress: Progress = lambda done, total: None,
 ) -> RDCurve:
     """The rate-distortion curve of a decoder on data x: prerun and formal run in one call.
@@ -394,9 +403,15 @@ def measure(
         tf32_gradients: let a GPU multiply in TF32 in the backward pass. Faster where the acceptance bears it; no energy
             is ever computed so.
         seed: of the formal run.
+        state_folder: where the state is kept, so that the same call goes on where a killed one was, to the same bits;
+            None keeps none. Another decoder, data or setting is another run.
+        save_every: seconds between two saves.
+        time_limit: seconds after which to stop with the state saved; needs a state folder.
+        save: called with the finished curve before the state is forgotten, so that no moment to kill it loses the run.
         progress: called with (steps done, steps in all), of each phase anew.
 
     Raises:
+        Interrupted: a signal or the time limit came while a state folder was given; the state is saved.
         TypeError: a gap is asked for, and x cannot be simulated under the distortion.
         ValueError: the decoder, prior, distortion or schedule cannot be used; says why before any long work.
 
@@ -434,29 +449,55 @@ def measure(
         betas = sigmoid(n, beta_max, prerun_settings.sharpness)
     elif n < 3:
         raise ValueError(f"n_temperatures must be 3 or more, not {n}")
-    descent, facts = None, {}
-    if betas is not None:
-        tuning = tune(target, betas, kernel, prerun_settings, groups, progress=progress)
-    else:
-        learned = learn(target, beta_max, kernel, prerun_settings, groups, progress=progress)
-        if gap is not None:
-            size = size_for_gap(
-                target, learned, kernel, prerun_settings, groups, gap=gap, n_chains=n_chains, n_recorded=n_recorded
-            )
-            n, facts = size.n_temperatures, {"prerun": size.facts(gap)}
-        tuning = learned.at_length(n)
-        if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
-            descent = learn_descent(target, tuning, learned, kernel, prerun_settings, progress=progress)
-    recorded = recorded_steps(len(tuning.betas), min(n_recorded, len(tuning.betas) // 2))
-    return formal_run(
-        target,
-        tuning,
-        recorded,
-        kernel,
-        n_chains=n_chains,
-        seed=seed,
-        groups=groups,
-        descent=descent,
-        facts=facts,
-        progress=progress,
-    )
+    if time_limit is not None and (state_folder is None or not time_limit > 0):
+        raise ValueError(f"time_limit must be positive and needs a state_folder, not {time_limit}")
+    began, key = time.monotonic(), ""
+    if state_folder is not None:
+        size = {"beta_max": beta_max, "gap": gap, "n": n, "betas": None if betas is None else betas.tolist()}
+        how = {"kernel": kernel._asdict(), "groups": groups._asdict(), "prerun": asdict(prerun_settings)}
+        key = run_key(target, None, **size, **how, n_chains=n_chains, n_recorded=n_recorded, seed=seed)
+    with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
+        descent, facts = None, {}
+        if betas is not None:
+            tuning = tune(target, betas, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=progress)
+        else:
+            learned = learn(
+                target, beta_max, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=progress
+            )  # fmt: skip
+            if gap is not None:
+                size_found = size_for_gap(
+                    target,
+                    learned,
+                    kernel,
+                    prerun_settings,
+                    groups,
+                    gap=gap,
+                    n_chains=n_chains,
+                    n_recorded=n_recorded,
+                    checkpoint=checkpoint,
+                )
+                n, facts = size_found.n_temperatures, {"prerun": size_found.facts(gap)}
+            tuning = learned.at_length(n)
+            if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
+                descent = learn_descent(
+                    target, tuning, learned, kernel, prerun_settings, checkpoint=checkpoint, progress=progress
+                )
+        # the state of the prerun stays until the curve is there: its tuning is in no file, and is replayed from it
+        curve = formal_run(
+            target,
+            tuning,
+            recorded_steps(len(tuning.betas), min(n_recorded, len(tuning.betas) // 2)),
+            kernel,
+            n_chains=n_chains,
+            seed=seed,
+            groups=groups,
+            descent=descent,
+            state_folder=state_folder,
+            save_every=save_every,
+            time_limit=None if time_limit is None else time_limit - (time.monotonic() - began),
+            facts=facts,
+            save=save,
+            progress=progress,
+        )
+        checkpoint.remove()
+    return curve

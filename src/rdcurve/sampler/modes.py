@@ -65,6 +65,7 @@ def find_modes(
     resume: Callable[[Searches], Searches] = lambda start: start,
     after_round: Callable[[Searches], None] = lambda searches: None,
     after_step: Callable[[], None] = lambda: None,
+    heed: Callable[[], None] = lambda: None,
 ) -> tuple[Modes, ...]:
     """Minimise U from many starts, in one or more searches that share no start.
 
@@ -85,6 +86,7 @@ def find_modes(
         resume: given the beginning, says where the searches stood when they were interrupted.
         after_round: called with the searches after every round; may raise to stop them.
         after_step: called after every step of all starts; likewise.
+        heed: called many times a step, within each Hessian; likewise.
 
     Returns:
         The modes that each search has found.
@@ -103,7 +105,7 @@ def find_modes(
         for seed, before in zip(seeds, searches.minima, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
             z = _starts(target, images, key, min(n_starts, max(n_starts, most_starts) - done))
-            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step)))
+            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))
         searches = Searches(done + len(z), tuple(minima))
         after_round(searches)
     every = zip(searches.minima, _hits(searches.minima), strict=True)
@@ -132,7 +134,14 @@ def _same(z: Tensor, mode: Tensor, precision: Tensor) -> Tensor:
     return distance < 4 * z.shape[-1] + 40  # in squared standard deviations; other modes are at thousands
 
 
-def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_step: Callable[[], None]) -> Minima:
+def _minimise(
+    target: Target,
+    z: Tensor,
+    beta: float,
+    n_iterations: int,
+    after_step: Callable[[], None],
+    heed: Callable[[], None],
+) -> Minima:
     """Where damped Newton steps from z [S, N, latent] end, with the Hessian's eigenvalues taken absolute.
 
     So a step leaves a saddle downhill (Dauphin et al. 2014). The Gauss-Newton matrix will not do: where an image is not
@@ -144,7 +153,7 @@ def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_s
         rows = target.select(row)
         point = rows.at(z.flatten(0, 1)[None])
         damping = torch.ones(len(row), dtype=torch.float64, device=z.device)
-        curvature = _absolute(hessian(rows, point.z, beta))[0]
+        curvature = _absolute(hessian(rows, point.z, beta, heed))[0]
         active = torch.arange(len(row), device=z.device)
         for _ in range(n_iterations):
             here, part = _rows(point, active), target.select(row[active])
@@ -158,7 +167,7 @@ def _minimise(target: Target, z: Tensor, beta: float, n_iterations: int, after_s
                 old[:, moved] = new[:, better]
             damping[active] = torch.where(better, 0.3 * damping[active], 4 * damping[active]).clamp(min=1e-9)
             if len(moved):
-                curvature[moved] = _absolute(hessian(part.select(better), _rows(trial, better).z, beta))[0]
+                curvature[moved] = _absolute(hessian(part.select(better), _rows(trial, better).z, beta, heed))[0]
             decrement = (force * torch.linalg.solve(precision, force[..., None])[..., 0]).sum(-1)
             arrived = (0.5 * decrement < _ARRIVED) | (damping[active] > _STUCK)
             active = active[~arrived]
@@ -228,11 +237,20 @@ class Mixture:
         return torch.stack(draws, 1)
 
 
-def mixture_at(target: Target, modes: Modes, beta: float) -> Mixture:
-    """Laplace's approximation at the modes, with the exact Hessian of U."""
+def mixture_at(target: Target, modes: Modes, beta: float, heed: Callable[[], None] = lambda: None) -> Mixture:
+    """Laplace's approximation at the modes, with the exact Hessian of U.
+
+    Raises:
+        ValueError: a Hessian is not finite.
+    """
     one_image = (slice(i, i + 1) for i in range(modes.z.shape[1]))  # so that it rounds alike in any company
     with one_thread_per_tile():
-        precision = torch.cat([hessian(target.select(i), modes.z[:, i].contiguous(), beta) for i in one_image], 1)
+        precision = torch.cat([hessian(target.select(i), modes.z[:, i].contiguous(), beta, heed) for i in one_image], 1)
+        if not precision.isfinite().all():
+            raise ValueError(
+                "the second derivative of the decoder, the distortion or the prior is not finite at a mode; set "
+                "n_starts to 0 to do without the search for modes"
+            )
         return Mixture(modes.z, _absolute(precision), modes.found)
 
 
@@ -286,8 +304,10 @@ def _with(before: Minima, ends: Minima) -> Minima:
     return after
 
 
-def hessian(target: Target, z: Tensor, beta: float) -> Tensor:
+def hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None] = lambda: None) -> Tensor:
     """Of U at every code, [C, N, latent, latent] float64, column by column in forward over reverse mode.
+
+    A hundred columns of a hundred codes take long: `heed` is called after every one, and may raise to stop.
 
     Raises:
         ValueError: torch has no forward-mode derivative of the decoder, the distortion or the prior.
@@ -295,7 +315,8 @@ def hessian(target: Target, z: Tensor, beta: float) -> Tensor:
     block = max(1, _VALUES // (z.shape[0] * math.prod(target.x.shape[1:])))
     try:
         parts = [
-            _hessian(target.select(slice(i, i + block)), z[:, i : i + block], beta) for i in range(0, z.shape[1], block)
+            _hessian(target.select(slice(i, i + block)), z[:, i : i + block], beta, heed)
+            for i in range(0, z.shape[1], block)
         ]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
@@ -305,15 +326,15 @@ def hessian(target: Target, z: Tensor, beta: float) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _hessian(target: Target, z: Tensor, beta: float) -> Tensor:
+def _hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None]) -> Tensor:
     def potential(z: Tensor) -> Tensor:
         distortion = target.distortion(target.x, target.decoder(z)).double()
         return (beta * distortion - target.prior.log_prob(z).double()).sum()
 
-    columns = [
-        torch.func.jvp(torch.func.grad(potential), (z,), (direction.expand_as(z),))[1]
-        for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    ]
+    columns = []
+    for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
+        columns.append(torch.func.jvp(torch.func.grad(potential), (z,), (direction.expand_as(z),))[1])
+        heed()
     matrix = torch.stack(columns, -1).double().detach()
     return 0.5 * (matrix + matrix.mT)
 
