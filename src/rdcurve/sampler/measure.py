@@ -38,6 +38,7 @@ from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target, one_thread_per_tile
+from rdcurve.sampler.validate import check_scale
 from rdcurve.state import Checkpoint, content_key
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
@@ -410,6 +411,7 @@ def measure(
     distortion = SquaredError() if distortion is None else distortion
     target = Target(prior, decoder, distortion, x, tf32_gradients)
     target.check(latent_dim)
+    check_scale(target)
     if sum(value is not None for value in (gap, n_temperatures, betas)) > 1:
         raise ValueError("give one of gap, n_temperatures and betas")
     if gap is not None and not 0 < gap < math.inf:
