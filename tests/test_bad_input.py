@@ -74,3 +74,10 @@ def test_the_command_refuses_data_on_another_scale(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         main(["measure", "own:decoder", "--data", "x.npy", "--latent-dim", "2", "--beta-max", "1", "--output", "c"])
     assert "x lies in 0 .. 255, but the decoder returns 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_distortion_that_is_not_float64_is_refused(no_sampling, dtype):
+    """A float32 sum of a few hundred pixels is off by 1e-7 of itself; beta turns that into nats."""
+    with pytest.raises(ValueError, match=rf"the distortion returns {dtype}; sum in float64"):
+        measure(distortion=lambda x, f: (x - f).square().sum(-1).to(dtype))

@@ -111,7 +111,7 @@ class Target:
         Raises:
             ValueError: the prior has another code size or cannot be sampled; reconstructions do not fit x, are
                 not finite, differ between two calls, ignore z, or have no finite gradient; the distortion is not
-                [C, N].
+                [C, N] in float64.
         """
         if tuple(self.prior.event_shape) != (latent_dim,):
             raise ValueError(f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)")
@@ -152,6 +152,12 @@ class Target:
             raise ValueError("the decoder returns values that are not finite on codes from the prior")
         if not torch.equal(first, second):
             raise ValueError("the decoder is random: two calls on the same codes differ (call .eval() on it?)")
+        distortion = self.distortion(x, first)
+        if distortion.dtype != torch.float64:
+            raise ValueError(
+                f"the distortion returns {distortion.dtype}; sum in float64, as in .sum(-1, dtype=torch.float64): the "
+                "rounding of a float32 sum is 0.1 nats where beta d is near 8e5"
+            )
         try:
             point = self.at(z) if len(x) == len(self.x) else self.select(slice(0, len(x))).at(z)
         except RuntimeError as error:
