@@ -1,6 +1,7 @@
 """What a user may get wrong in `rdcurve.measure`: an error that says what is legal, before any sampling."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch
 import rdcurve
 import rdcurve.sampler.measure as measuring
 from rdcurve.cli import main
+from rdcurve.sampler import prerun
+from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prerun import PrerunSettings
 
 QUICK = PrerunSettings(n_chains=2, n_rounds=1, round_temperatures=10, n_blocks=2, metric="identity", n_starts=0)
@@ -81,3 +85,85 @@ def test_a_distortion_that_is_not_float64_is_refused(no_sampling, dtype):
     """A float32 sum of a few hundred pixels is off by 1e-7 of itself; beta turns that into nats."""
     with pytest.raises(ValueError, match=rf"the distortion returns {dtype}; sum in float64"):
         measure(distortion=lambda x, f: (x - f).square().sum(-1).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_chains": 1}, "group size 1, at least 2 for an error bar, not 1"),
+        ({"n_chains": 8, "groups": Groups(8)}, "group size 8, at least 16 for an error bar, not 8"),
+        ({"n_chains": 20, "groups": Groups(8)}, "multiple of the group size 8, .* not 20"),
+        ({"n_chains": 0}, "n_chains must be 1 or more, not 0"),
+    ],
+)
+@pytest.mark.parametrize("size", [{"n_temperatures": 10}, {"n_temperatures": None, "gap": 1.0}])
+def test_too_few_chains_are_refused_before_the_prerun(no_sampling, changes, message, size):
+    with pytest.raises(ValueError, match=message):
+        measure(**changes, **size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"kernel": Kernel(n_leapfrog=0)}, ValueError, "n_leapfrog must be 1 or more, not 0"),
+        ({"kernel": Kernel(n_leapfrog=1.5)}, TypeError, "n_leapfrog must be an integer, 1 or more, not 1.5"),
+        ({"kernel": Kernel(persistence=1.0)}, ValueError, "persistence must lie in 0 <= persistence < 1, not 1.0"),
+        ({"kernel": Kernel(persistence=-0.1)}, ValueError, "persistence must .* not -0.1"),
+        ({"kernel": Kernel(persistence=np.nan)}, ValueError, "persistence must .* not nan"),
+        ({"kernel": Kernel(jitter="a")}, TypeError, "jitter must be a number, not 'a'"),
+        ({"kernel": Kernel(jitter=1.0)}, ValueError, "jitter must lie in 0 <= jitter < 1, not 1.0"),
+        ({"kernel": {"n_leapfrog": 2}}, TypeError, r"kernel must be rdcurve.sampler.hmc.Kernel, not \{"),
+        ({"groups": Groups(0)}, ValueError, "the group size must be 1 or more, not 0"),
+        ({"groups": 8}, TypeError, "groups must be rdcurve.sampler.ais.Groups, not 8"),
+        ({"latent_dim": 2.0}, TypeError, "latent_dim must be an integer, 1 or more, not 2.0"),
+        ({"n_chains": "4"}, TypeError, "n_chains must be an integer, 1 or more, not '4'"),
+        ({"n_temperatures": 10.5}, TypeError, "n_temperatures must be an integer, 1 or more, not 10.5"),
+        ({"n_temperatures": None, "gap": "small"}, TypeError, "gap must be a number, not 'small'"),
+        ({"beta_max": "1"}, TypeError, "beta_max must be a number, not '1'"),
+        ({"beta_max": None}, TypeError, "beta_max must be a number, not None"),
+        ({"beta_max": np.nan}, ValueError, "beta_max must be positive and finite, not nan"),
+        ({"betas": [0.0, -1.0, 1.0]}, ValueError, r"betas\[1\] = -1.0 after 0.0"),
+        ({"betas": [-0.5, 0.0, 1.0]}, ValueError, "starts at 0, not at -0.5"),
+        ({"betas": [0.0, np.nan, 1.0]}, ValueError, r"betas\[1\] = nan"),
+        ({"betas": [0.0, 0.5, 0.2, 1.0]}, ValueError, r"betas\[2\] = 0.2 after 0.5"),
+        ({"betas": ["0", "1"]}, TypeError, r"betas must be a vector .* not \['0', '1'\]"),
+        ({"betas": "all"}, TypeError, "betas must be a vector .* not 'all'"),
+        ({"betas": [[0.0, 1.0]]}, ValueError, r"betas must be a vector .* not of shape \(1, 2\)"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(monkeypatch, changes, error, message):
+    for name in ("sweep", "advance"):
+        monkeypatch.setattr(prerun, name, lambda *a, **k: pytest.fail("the prerun has begun"))
+    with pytest.raises(error, match=message):
+        measure(**({"n_temperatures": None} if "betas" in changes else {}) | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"n_rounds": 0}, ValueError, "n_rounds of the prerun must be 1 or more, not 0"),
+        ({"n_modes": 0}, ValueError, "n_modes of the prerun must be 1 or more, not 0"),
+        ({"n_chains": 0}, ValueError, "n_chains of the prerun must be 1 or more, not 0"),
+        ({"n_starts": -1}, ValueError, "n_starts of the prerun must be 0 or more, not -1"),
+        ({"round_temperatures": 2}, ValueError, "round_temperatures of the prerun must be 3 or more, not 2"),
+        ({"n_blocks": 2.5}, TypeError, "n_blocks of the prerun must be an integer, 1 or more, not 2.5"),
+        ({"target_acceptance": 1.2}, ValueError, "target_acceptance .* must lie in 0 < target_acceptance < 1, not 1.2"),
+        ({"gain": "high"}, TypeError, "gain of the prerun must be a number, not 'high'"),
+    ],
+)
+def test_a_setting_of_the_prerun_that_cannot_be_used_is_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        PrerunSettings(**changes)
+
+
+def test_one_chain_learns_no_schedule(no_sampling):
+    """Nor has it a variance; along a given schedule one is enough."""
+    with pytest.raises(ValueError, match="n_chains of the prerun must be 2 or more, not 1"):
+        measure(prerun_settings=replace(QUICK, n_chains=1))
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    one = replace(QUICK, n_chains=1)
+    changes = {"beta_max": np.float32(1.0), "n_temperatures": None, "betas": np.linspace(0, 1, 10)}
+    assert np.isfinite(measure(**changes, n_chains=np.int64(4), prerun_settings=one).rate).all()
+    assert np.isfinite(measure(beta_max=torch.tensor(1.0)).rate).all()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
+from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.legal import check_count, check_number
+from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.target import Target
 
-__all__ = ["check_scale"]
+__all__ = ["check_scale", "check_settings"]
 
 logger = logging.getLogger(__name__)
 _DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
@@ -38,3 +43,52 @@ def check_scale(target: Target) -> None:
         raise ValueError(said)
     if beyond > _WIDTHS_SUSPECT * width:
         logger.warning("%s, unless the decoder is that bad", said)
+
+
+def check_settings(
+    kernel: Kernel,
+    groups: Groups | None,
+    prerun: PrerunSettings,
+    *,
+    n_chains: int,
+    latent_dim: int,
+    beta_max: float,
+    gap: float | None,
+    n_temperatures: int | None,
+    betas: Any,
+    n_recorded: int,
+) -> None:
+    """Refuse settings of `measure` that the sampler cannot work with; the prerun's own are checked where it is built.
+
+    Raises:
+        TypeError: a setting of the wrong type.
+        ValueError: one out of its range.
+    """
+    groups = Groups() if groups is None else groups  # `measure` then chooses a size that divides n_chains
+    kinds = {"kernel": (kernel, Kernel), "groups": (groups, Groups), "prerun_settings": (prerun, PrerunSettings)}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {kind.__module__}.{kind.__name__}, not {value!r}")
+    counts = {"n_chains": n_chains, "latent_dim": latent_dim, "n_recorded": n_recorded}
+    counts |= {"n_leapfrog": kernel.n_leapfrog, "the group size": groups.size}
+    if n_temperatures is not None:
+        counts["n_temperatures"] = n_temperatures
+    for name, count in counts.items():
+        check_count(name, count)
+    numbers = {"beta_max": beta_max, "resample_below": groups.resample_below, "gap": 1.0 if gap is None else gap}
+    for name, number in numbers.items():
+        check_number(name, number)
+    for name, share in {"jitter": kernel.jitter, "persistence": kernel.persistence}.items():
+        check_number(name, share)
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must lie in 0 <= {name} < 1, not {share}")
+    if prerun.n_chains < 2 and betas is None and (gap is not None or prerun.schedule == "learned"):
+        raise ValueError(
+            "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
+        )
+    # as in the formal run, which comes after the prerun
+    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
+        raise ValueError(
+            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
+            f"error bar, not {n_chains}"
+        )
