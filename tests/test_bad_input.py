@@ -167,3 +167,36 @@ def test_numbers_of_other_libraries_are_numbers():
     changes = {"beta_max": np.float32(1.0), "n_temperatures": None, "betas": np.linspace(0, 1, 10)}
     assert np.isfinite(measure(**changes, n_chains=np.int64(4), prerun_settings=one).rate).all()
     assert np.isfinite(measure(beta_max=torch.tensor(1.0)).rate).all()
+
+
+def broken(z):
+    return {"image": decoder(z)}["images"]
+
+
+def only_flat(z):
+    assert z.ndim == 2, "give me [batch, latent]"
+    return decoder(z)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"decoder": lambda z: (decoder(z), z)}, TypeError, "the decoder returns a tuple; a decoder maps codes"),
+        ({"decoder": lambda z: None}, TypeError, r"returns a NoneType; .* \[..., 2\] to a tensor \[..., 4\]"),
+        ({"decoder": lambda z: decoder(z).numpy()}, TypeError, "the decoder returns a ndarray"),
+        ({"decoder": broken}, ValueError, "cannot map codes of shape .* KeyError: 'images'; a decoder maps codes"),
+        (
+            {"decoder": only_flat},
+            ValueError,
+            r"(?s)AssertionError: give me \[batch, latent\].* to a tensor",
+        ),
+        ({"decoder": "vae"}, TypeError, "the decoder is a str, which cannot be called; a decoder maps codes"),
+        ({"distortion": lambda x, f: None}, TypeError, r"distortion returns a NoneType, not a tensor \[C, N\]"),
+        ({"distortion": lambda x, f: 1 / 0}, ValueError, "the distortion cannot compare data .* ZeroDivisionError"),
+    ],
+)
+def test_code_of_the_user_that_fails_is_named(no_sampling, changes, error, message):
+    with pytest.raises(error, match=message) as caught:
+        measure(**changes)
+    if "cannot" in str(caught.value) and error is ValueError:
+        assert caught.value.__cause__ is not None  # with the line of the user's own code

@@ -115,7 +115,7 @@ def good(z):
     ("changes", "message"),
     [
         ({"decoder": lambda z: z}, r"it must return \(3, 2, 4\)"),
-        ({"decoder": torch.nn.Linear(2, 4)}, "float64: mat1 and mat2 must have the same dtype"),
+        ({"decoder": torch.nn.Linear(2, 4)}, "float64: RuntimeError: mat1 and mat2 must have the same dtype"),
         ({"decoder": torch.nn.Linear(3, 4, dtype=DTYPE)}, "cannot map codes of shape"),
         ({"decoder": lambda z: good(z).float()}, "returns torch.float32, but x holds torch.float64"),
         (

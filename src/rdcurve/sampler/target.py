@@ -109,6 +109,7 @@ class Target:
         """Try the decoder on a few codes and refuse what would spoil a long run.
 
         Raises:
+            TypeError: the decoder or the distortion returns no tensor.
             ValueError: the prior has another code size or cannot be sampled; reconstructions do not fit x, are
                 not finite, differ between two calls, ignore z, or have no finite gradient; the distortion is not
                 [C, N] in float64.
@@ -133,13 +134,7 @@ class Target:
                     f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "
                     "validate_args=False, so that log_prob is -inf there"
                 ) from None
-            try:
-                with torch.no_grad():
-                    first, second = self.decoder(z), self.decoder(z)
-            except (RuntimeError, TypeError, IndexError) as error:
-                raise ValueError(
-                    f"the decoder cannot map codes of shape {tuple(z.shape)} and type {z.dtype}: {error}"
-                ) from error
+            first, second = self._decoded(z), self._decoded(z)
             if first.dtype != self.x.dtype:
                 raise ValueError(f"the decoder returns {first.dtype}, but x holds {self.x.dtype}")
         expected = (3, len(x), *x.shape[1:])
@@ -152,7 +147,15 @@ class Target:
             raise ValueError("the decoder returns values that are not finite on codes from the prior")
         if not torch.equal(first, second):
             raise ValueError("the decoder is random: two calls on the same codes differ (call .eval() on it?)")
-        distortion = self.distortion(x, first)
+        try:
+            distortion = self.distortion(x, first)
+        except Exception as error:  # whatever a user's code may raise
+            raise ValueError(
+                f"the distortion cannot compare data {tuple(x.shape)} with reconstructions {tuple(first.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(distortion, Tensor):
+            raise TypeError(f"the distortion returns a {type(distortion).__name__}, not a tensor [C, N] in float64")
         if distortion.dtype != torch.float64:
             raise ValueError(
                 f"the distortion returns {distortion.dtype}; sum in float64, as in .sum(-1, dtype=torch.float64): the "
@@ -166,6 +169,25 @@ class Target:
             raise ValueError("the distortion or its gradient is not finite on codes from the prior")
         if not point.grad_distortion.any():
             raise ValueError("the distortion does not depend on z: its gradient is zero on codes from the prior")
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """f(z) without its gradient, or an error that says what a decoder is."""
+        expected = (
+            f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {', '.join(map(str, self.x.shape[1:]))}]"
+        )
+        if not callable(self.decoder):
+            raise TypeError(f"the decoder is a {type(self.decoder).__name__}, which cannot be called; {expected}")
+        try:
+            with torch.no_grad():
+                decoded = self.decoder(z)
+        except Exception as error:  # whatever a user's code may raise
+            raise ValueError(
+                f"the decoder cannot map codes of shape {tuple(z.shape)} and type {z.dtype}: "
+                f"{type(error).__name__}: {error}; {expected}"
+            ) from error
+        if not isinstance(decoded, Tensor):
+            raise TypeError(f"the decoder returns a {type(decoded).__name__}; {expected}")
+        return decoded
 
 
 @contextmanager
