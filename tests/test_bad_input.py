@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Distribution, Normal
 
 import rdcurve
 import rdcurve.sampler.measure as measuring
@@ -200,3 +201,53 @@ def test_code_of_the_user_that_fails_is_named(no_sampling, changes, error, messa
         measure(**changes)
     if "cannot" in str(caught.value) and error is ValueError:
         assert caught.value.__cause__ is not None  # with the line of the user's own code
+
+
+class NoSample(Distribution):
+    def __init__(self):
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    def log_prob(self, value):
+        return -value.square().sum(-1)
+
+
+class NoDensity(NoSample):
+    log_prob = Distribution.log_prob
+
+    def sample(self, shape):
+        return torch.randn(*shape, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"x": (255 * X).byte()}, TypeError, "x must be .* of float32 or float64, on the scale .* not torch.uint8"),
+        ({"x": X.half()}, TypeError, "not torch.float16"),
+        ({"x": (255 * X).byte().numpy()}, TypeError, "not an array of uint8"),
+        ({"x": X.tolist()}, TypeError, "x must be a tensor or a numpy array .* not a list"),
+        ({"x": X[0, 0]}, ValueError, "x must be .* not one number"),
+        (
+            {"prior": "standard_normal"},
+            TypeError,
+            "the prior is a str without `event_shape`; .* rdcurve.uniform",
+        ),
+        ({"prior": rdcurve.standard_normal}, TypeError, "the prior is a function without .* rdcurve.standard_normal"),
+        ({"prior": NoSample()}, ValueError, "the prior NoSample cannot be sampled; .* rdcurve.standard_normal"),
+        ({"prior": NoDensity()}, ValueError, "the prior NoDensity has no density; .* rdcurve.standard_normal"),
+        ({"prior": Normal(0.0, 1.0)}, ValueError, r"the prior draws codes of shape \(\), not \(2,\)"),
+        (
+            {"prior": rdcurve.standard_normal(2, torch.float64)},
+            ValueError,
+            "the prior draws torch.float64 on cpu, but x holds torch.float32 on cpu; build the prior with that dtype",
+        ),
+    ],
+)
+def test_data_and_priors_of_another_kind_are_refused(no_sampling, changes, error, message):
+    with pytest.raises(error, match=message):
+        measure(**changes)
+
+
+def test_arrays_are_data():
+    expected = measure().rate
+    for x in (X.numpy(), X.numpy().astype(">f4"), X.numpy()[::-1][::-1]):
+        assert np.array_equal(measure(x=x).rate, expected)

@@ -38,7 +38,7 @@ from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target, one_thread_per_tile
-from rdcurve.sampler.validate import check_scale, check_settings
+from rdcurve.sampler.validate import as_data, check_scale, check_settings
 from rdcurve.state import Checkpoint, content_key
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
@@ -407,6 +407,7 @@ def measure(
         >>> curve.rate.shape
         (50, 3)
     """
+    x = as_data(x)
     check_settings(
         kernel, groups, prerun_settings, n_chains=n_chains, latent_dim=latent_dim, beta_max=beta_max, gap=gap,
         n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded,

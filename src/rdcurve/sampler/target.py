@@ -23,6 +23,10 @@ __all__ = ["Point", "Target", "one_thread_per_tile"]
 # rounds a row in the same way wherever it stands, but not in a product of another shape. So the result for an image is
 # the same, to the bit, whatever other images are measured beside it and on however many cores.
 _TILE_VALUES, _TILE_ROWS = 1 << 17, {"cpu": (128, 1024), "cuda": (2048, 8192)}
+_PRIORS = (
+    "give a torch distribution of codes with `sample` and `log_prob`, as rdcurve.standard_normal(latent_dim), "
+    "rdcurve.scale_mixture or rdcurve.uniform"
+)
 
 
 class Point(NamedTuple):
@@ -109,11 +113,14 @@ class Target:
         """Try the decoder on a few codes and refuse what would spoil a long run.
 
         Raises:
-            TypeError: the decoder or the distortion returns no tensor.
-            ValueError: the prior has another code size or cannot be sampled; reconstructions do not fit x, are
-                not finite, differ between two calls, ignore z, or have no finite gradient; the distortion is not
-                [C, N] in float64.
+            TypeError: the prior is no distribution; the decoder or the distortion returns no tensor.
+            ValueError: the prior has another code size, type or device, or no sampler or density; reconstructions do
+                not fit x, are not finite, differ between two calls, ignore z, or have no finite gradient; the
+                distortion is not [C, N] in float64.
         """
+        for name in ("event_shape", "sample", "log_prob"):
+            if not hasattr(self.prior, name):
+                raise TypeError(f"the prior is a {type(self.prior).__name__} without `{name}`; {_PRIORS}")
         if tuple(self.prior.event_shape) != (latent_dim,):
             raise ValueError(f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)")
         if not len(self.x):
@@ -126,9 +133,16 @@ class Target:
             try:
                 z = self.prior.sample((3, len(x)))
             except NotImplementedError:
-                raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled") from None
+                raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled; {_PRIORS}") from None
+            if (z.dtype, z.device) != (x.dtype, x.device):
+                raise ValueError(
+                    f"the prior draws {z.dtype} on {z.device}, but x holds {x.dtype} on {x.device}; build the prior "
+                    "with that dtype and device"
+                )
             try:
                 self.prior.log_prob(100 + 100 * z)
+            except NotImplementedError:
+                raise ValueError(f"the prior {type(self.prior).__name__} has no density; {_PRIORS}") from None
             except ValueError:
                 raise ValueError(
                     f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "

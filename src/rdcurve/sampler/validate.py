@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.hmc import Kernel
@@ -13,11 +15,32 @@ from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.target import Target
 
-__all__ = ["check_scale", "check_settings"]
+__all__ = ["as_data", "check_scale", "check_settings"]
 
 logger = logging.getLogger(__name__)
 _DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
 _WIDTHS_SUSPECT, _WIDTHS_REFUSED = 0.5, 10  # that x may reach beyond the decoder's range
+
+
+def as_data(x: Any) -> Tensor:
+    """x as a tensor; an array is copied.
+
+    Raises:
+        TypeError: neither tensor nor array, or neither float32 nor float64.
+        ValueError: a single number.
+    """
+    legal = "x must be a tensor or a numpy array [N, *data] of float32 or float64, on the scale of the decoder's output"
+    if isinstance(x, np.ndarray) and x.dtype.name in ("float32", "float64"):
+        x = torch.from_numpy(x.astype(x.dtype.name, order="C"))  # in the byte order of the machine
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"{legal}, not an array of {x.dtype}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{legal}, not a {type(x).__name__}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{legal}, not {x.dtype}")
+    if not x.ndim:
+        raise ValueError(f"{legal}, not one number")
+    return x
 
 
 def check_scale(target: Target) -> None:
