@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Distribution, Normal
 
 import rdcurve
@@ -251,3 +252,40 @@ def test_arrays_are_data():
     expected = measure().rate
     for x in (X.numpy(), X.numpy().astype(">f4"), X.numpy()[::-1][::-1]):
         assert np.array_equal(measure(x=x).rate, expected)
+
+
+class Network(nn.Module):
+    """A decoder with a layer of one's choice inside."""
+
+    def __init__(self, layer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(2, 5), layer, nn.Linear(5, 4), nn.Sigmoid())
+
+    def forward(self, z):
+        return self.layers(z.reshape(-1, 2)).reshape(*z.shape[:-1], 4)
+
+
+@pytest.mark.parametrize("n_images", [1, 3])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "mode", "message"),
+    [
+        (nn.BatchNorm1d(5), "train", r"depends on the other codes of the batch; call .eval\(\)"),
+        (nn.BatchNorm1d(5, track_running_stats=False), "eval", "every batch norm have running statistics"),
+        (nn.Softmax(dim=0), "eval", "depends on the other codes"),
+        (nn.Dropout(), "train", r"the decoder is random: .*call .eval\(\)"),
+    ],
+)
+def test_a_decoder_that_mixes_its_batch_is_refused(no_sampling, layer, mode, message, wrapped, n_images):
+    """Images and chains share a batch: what an image gets must not depend on who else is measured."""
+    network = Network(layer).train(mode == "train")
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        measure((lambda z: network(z)) if wrapped else network, X[:n_images])
+    assert wrapped or all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(5), nn.Dropout(), nn.LayerNorm(5)])
+def test_a_decoder_in_eval_mode_is_measured(layer):
+    assert np.isfinite(measure(Network(layer).eval()).rate).all()

@@ -12,8 +12,9 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdcurve.types import Decoder, Distortion
 
@@ -26,6 +27,10 @@ _TILE_VALUES, _TILE_ROWS = 1 << 17, {"cpu": (128, 1024), "cuda": (2048, 8192)}
 _PRIORS = (
     "give a torch distribution of codes with `sample` and `log_prob`, as rdcurve.standard_normal(latent_dim), "
     "rdcurve.scale_mixture or rdcurve.uniform"
+)
+_MIXES = (
+    "returns for a code what depends on the other codes of the batch; call .eval() on it, and let every batch norm "
+    "have running statistics"
 )
 
 
@@ -115,8 +120,8 @@ class Target:
         Raises:
             TypeError: the prior is no distribution; the decoder or the distortion returns no tensor.
             ValueError: the prior has another code size, type or device, or no sampler or density; reconstructions do
-                not fit x, are not finite, differ between two calls, ignore z, or have no finite gradient; the
-                distortion is not [C, N] in float64.
+                not fit x, are not finite, differ between two calls, depend on the rest of the batch, ignore z, or have
+                no finite gradient; the distortion is not [C, N] in float64.
         """
         for name in ("event_shape", "sample", "log_prob"):
             if not hasattr(self.prior, name):
@@ -148,7 +153,12 @@ class Target:
                     f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "
                     "validate_args=False, so that log_prob is -inf there"
                 ) from None
+            if _learns_statistics(self.decoder):  # before a call changes them
+                raise ValueError(f"the decoder {_MIXES}")
             first, second = self._decoded(z), self._decoded(z)
+            others = self.prior.sample((3, len(x)))
+            others[0, 0] = z[0, 0]
+            among_others = self._decoded(others)
             if first.dtype != self.x.dtype:
                 raise ValueError(f"the decoder returns {first.dtype}, but x holds {self.x.dtype}")
         expected = (3, len(x), *x.shape[1:])
@@ -161,6 +171,8 @@ class Target:
             raise ValueError("the decoder returns values that are not finite on codes from the prior")
         if not torch.equal(first, second):
             raise ValueError("the decoder is random: two calls on the same codes differ (call .eval() on it?)")
+        if not torch.allclose(first[0, 0], among_others[0, 0], rtol=1e-4, atol=1e-4 * float(first.abs().max())):
+            raise ValueError(f"the decoder {_MIXES}")
         try:
             distortion = self.distortion(x, first)
         except Exception as error:  # whatever a user's code may raise
@@ -202,6 +214,12 @@ class Target:
         if not isinstance(decoded, Tensor):
             raise TypeError(f"the decoder returns a {type(decoded).__name__}; {expected}")
         return decoded
+
+
+def _learns_statistics(decoder: Decoder) -> bool:
+    """Whether a batch norm is in train mode: each call would then change its running statistics."""
+    modules = decoder.modules() if isinstance(decoder, nn.Module) else ()
+    return any(isinstance(each, _BatchNorm) and each.training and each.track_running_stats for each in modules)
 
 
 @contextmanager
