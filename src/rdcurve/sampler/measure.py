@@ -39,6 +39,7 @@ from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target, one_thread_per_tile
+from rdcurve.sampler.validate import as_data, check_scale, check_settings
 from rdcurve.state import Checkpoint, content_key
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
@@ -421,10 +422,16 @@ def measure(
         >>> curve.rate.shape
         (50, 3)
     """
+    x = as_data(x)
+    check_settings(
+        kernel, groups, prerun_settings, n_chains=n_chains, latent_dim=latent_dim, beta_max=beta_max, gap=gap,
+        n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded,
+    )  # fmt: skip
     prior = standard_normal(latent_dim, x.dtype, x.device) if prior is None else prior
     distortion = SquaredError() if distortion is None else distortion
     target = Target(prior, decoder, distortion, x, tf32_gradients)
     target.check(latent_dim)
+    check_scale(target)
     if sum(value is not None for value in (gap, n_temperatures, betas)) > 1:
         raise ValueError("give one of gap, n_temperatures and betas")
     if gap is not None and not 0 < gap < math.inf:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.schedule import geometric, respaced, retimed
@@ -36,6 +37,18 @@ _CHOICES = {
     "schedule": ("learned", "sigmoid"),
     "metric": ("identity", "pooled", "image"),
     "step_size_rule": ("robbins_monro", "running_mean"),
+}
+
+_LEAST = {
+    "n_chains": 1,
+    "n_rounds": 1,
+    "round_temperatures": 3,
+    "max_temperatures": 3,
+    "smoothing": 1,
+    "n_blocks": 1,
+    "n_starts": 0,
+    "most_starts": 0,
+    "n_modes": 1,
 }
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
@@ -66,6 +79,12 @@ class PrerunSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name, least in _LEAST.items():
+            check_count(f"{name} of the prerun", getattr(self, name), least)
+        for name, most in {"sharpness": math.inf, "gain": math.inf, "target_acceptance": 1}.items():
+            check_number(f"{name} of the prerun", getattr(self, name))
+            if not 0 < getattr(self, name) < most:
+                raise ValueError(f"{name} of the prerun must lie in 0 < {name} < {most}, not {getattr(self, name)}")
 
 
 class Swept(NamedTuple):

@@ -111,9 +111,18 @@ def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:
 
 def check_schedule(betas: Tensor) -> Tensor:
     """`betas` as float64, or an error that says which entry breaks 0 = beta_0 < beta_1 < ..."""
-    betas = torch.as_tensor(betas, dtype=torch.float64)
-    if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or not betas.isfinite().all():
-        raise ValueError("betas must be a vector of two or more finite numbers that starts at 0")
+    legal = "betas must be a vector of two or more finite numbers that starts at 0"
+    try:
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{legal}, not {betas!r}") from error
+    if betas.ndim != 1 or len(betas) < 2:
+        raise ValueError(f"{legal}, not of shape {tuple(betas.shape)}")
+    bad = (~betas.isfinite()).nonzero()
+    if len(bad):
+        raise ValueError(f"{legal}: betas[{int(bad[0])}] = {float(betas[bad[0]])}")
+    if betas[0] != 0:
+        raise ValueError(f"{legal}, not at {float(betas[0])}")
     bad = (betas.diff() <= 0).nonzero()
     if len(bad):
         j = int(bad[0]) + 1

@@ -12,8 +12,9 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdcurve.types import Decoder, Distortion
 
@@ -23,6 +24,14 @@ __all__ = ["Point", "Target", "one_thread_per_tile"]
 # rounds a row in the same way wherever it stands, but not in a product of another shape. So the result for an image is
 # the same, to the bit, whatever other images are measured beside it and on however many cores.
 _TILE_VALUES, _TILE_ROWS = 1 << 17, {"cpu": (128, 1024), "cuda": (2048, 8192)}
+_PRIORS = (
+    "give a torch distribution of codes with `sample` and `log_prob`, as rdcurve.standard_normal(latent_dim), "
+    "rdcurve.scale_mixture or rdcurve.uniform"
+)
+_MIXES = (
+    "returns for a code what depends on the other codes of the batch; call .eval() on it, and let every batch norm "
+    "have running statistics"
+)
 
 
 class Point(NamedTuple):
@@ -109,10 +118,14 @@ class Target:
         """Try the decoder on a few codes and refuse what would spoil a long run.
 
         Raises:
-            ValueError: the prior has another code size or cannot be sampled; reconstructions do not fit x, are
-                not finite, differ between two calls, ignore z, or have no finite gradient; the distortion is not
-                [C, N].
+            TypeError: the prior is no distribution; the decoder or the distortion returns no tensor.
+            ValueError: the prior has another code size, type or device, or no sampler or density; reconstructions do
+                not fit x, are not finite, differ between two calls, depend on the rest of the batch, ignore z, or have
+                no finite gradient; the distortion is not [C, N] in float64.
         """
+        for name in ("event_shape", "sample", "log_prob"):
+            if not hasattr(self.prior, name):
+                raise TypeError(f"the prior is a {type(self.prior).__name__} without `{name}`; {_PRIORS}")
         if tuple(self.prior.event_shape) != (latent_dim,):
             raise ValueError(f"the prior draws codes of shape {tuple(self.prior.event_shape)}, not ({latent_dim},)")
         if not len(self.x):
@@ -125,21 +138,27 @@ class Target:
             try:
                 z = self.prior.sample((3, len(x)))
             except NotImplementedError:
-                raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled") from None
+                raise ValueError(f"the prior {type(self.prior).__name__} cannot be sampled; {_PRIORS}") from None
+            if (z.dtype, z.device) != (x.dtype, x.device):
+                raise ValueError(
+                    f"the prior draws {z.dtype} on {z.device}, but x holds {x.dtype} on {x.device}; build the prior "
+                    "with that dtype and device"
+                )
             try:
                 self.prior.log_prob(100 + 100 * z)
+            except NotImplementedError:
+                raise ValueError(f"the prior {type(self.prior).__name__} has no density; {_PRIORS}") from None
             except ValueError:
                 raise ValueError(
                     f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "
                     "validate_args=False, so that log_prob is -inf there"
                 ) from None
-            try:
-                with torch.no_grad():
-                    first, second = self.decoder(z), self.decoder(z)
-            except (RuntimeError, TypeError, IndexError) as error:
-                raise ValueError(
-                    f"the decoder cannot map codes of shape {tuple(z.shape)} and type {z.dtype}: {error}"
-                ) from error
+            if _learns_statistics(self.decoder):  # before a call changes them
+                raise ValueError(f"the decoder {_MIXES}")
+            first, second = self._decoded(z), self._decoded(z)
+            others = self.prior.sample((3, len(x)))
+            others[0, 0] = z[0, 0]
+            among_others = self._decoded(others)
             if first.dtype != self.x.dtype:
                 raise ValueError(f"the decoder returns {first.dtype}, but x holds {self.x.dtype}")
         expected = (3, len(x), *x.shape[1:])
@@ -152,6 +171,22 @@ class Target:
             raise ValueError("the decoder returns values that are not finite on codes from the prior")
         if not torch.equal(first, second):
             raise ValueError("the decoder is random: two calls on the same codes differ (call .eval() on it?)")
+        if not torch.allclose(first[0, 0], among_others[0, 0], rtol=1e-4, atol=1e-4 * float(first.abs().max())):
+            raise ValueError(f"the decoder {_MIXES}")
+        try:
+            distortion = self.distortion(x, first)
+        except Exception as error:  # whatever a user's code may raise
+            raise ValueError(
+                f"the distortion cannot compare data {tuple(x.shape)} with reconstructions {tuple(first.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(distortion, Tensor):
+            raise TypeError(f"the distortion returns a {type(distortion).__name__}, not a tensor [C, N] in float64")
+        if distortion.dtype != torch.float64:
+            raise ValueError(
+                f"the distortion returns {distortion.dtype}; sum in float64, as in .sum(-1, dtype=torch.float64): the "
+                "rounding of a float32 sum is 0.1 nats where beta d is near 8e5"
+            )
         try:
             point = self.at(z) if len(x) == len(self.x) else self.select(slice(0, len(x))).at(z)
         except RuntimeError as error:
@@ -160,6 +195,31 @@ class Target:
             raise ValueError("the distortion or its gradient is not finite on codes from the prior")
         if not point.grad_distortion.any():
             raise ValueError("the distortion does not depend on z: its gradient is zero on codes from the prior")
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """f(z) without its gradient, or an error that says what a decoder is."""
+        expected = (
+            f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {', '.join(map(str, self.x.shape[1:]))}]"
+        )
+        if not callable(self.decoder):
+            raise TypeError(f"the decoder is a {type(self.decoder).__name__}, which cannot be called; {expected}")
+        try:
+            with torch.no_grad():
+                decoded = self.decoder(z)
+        except Exception as error:  # whatever a user's code may raise
+            raise ValueError(
+                f"the decoder cannot map codes of shape {tuple(z.shape)} and type {z.dtype}: "
+                f"{type(error).__name__}: {error}; {expected}"
+            ) from error
+        if not isinstance(decoded, Tensor):
+            raise TypeError(f"the decoder returns a {type(decoded).__name__}; {expected}")
+        return decoded
+
+
+def _learns_statistics(decoder: Decoder) -> bool:
+    """Whether a batch norm is in train mode: each call would then change its running statistics."""
+    modules = decoder.modules() if isinstance(decoder, nn.Module) else ()
+    return any(isinstance(each, _BatchNorm) and each.training and each.track_running_stats for each in modules)
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""What `measure` is given, checked before any long work. `Target.check` tries decoder, prior and distortion."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.legal import check_count, check_number
+from rdcurve.sampler.prerun import PrerunSettings
+from rdcurve.sampler.target import Target
+
+__all__ = ["as_data", "check_scale", "check_settings"]
+
+logger = logging.getLogger(__name__)
+_DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
+_WIDTHS_SUSPECT, _WIDTHS_REFUSED = 0.5, 10  # that x may reach beyond the decoder's range
+
+
+def as_data(x: Any) -> Tensor:
+    """x as a tensor; an array is copied.
+
+    Raises:
+        TypeError: neither tensor nor array, or neither float32 nor float64.
+        ValueError: a single number.
+    """
+    legal = "x must be a tensor or a numpy array [N, *data] of float32 or float64, on the scale of the decoder's output"
+    if isinstance(x, np.ndarray) and x.dtype.name in ("float32", "float64"):
+        x = torch.from_numpy(x.astype(x.dtype.name, order="C"))  # in the byte order of the machine
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"{legal}, not an array of {x.dtype}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{legal}, not a {type(x).__name__}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{legal}, not {x.dtype}")
+    if not x.ndim:
+        raise ValueError(f"{legal}, not one number")
+    return x
+
+
+def check_scale(target: Target) -> None:
+    """Refuse data on another scale than the decoder's output, as 0 .. 255 for 0 .. 1.
+
+    A decoder may be bad, or have collapsed to one grey: its range is counted from zero, so that this can be measured.
+
+    Raises:
+        ValueError: x reaches beyond the decoder's range by more than 10 of its widths.
+    """
+    x = target.x
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(0)
+        outputs = [target.decoder(z) for z in target.prior.sample((_DRAWS, 1)).split(8)]
+    low, high = min(float(part.min()) for part in outputs), max(float(part.max()) for part in outputs)
+    least, most = float(x.min()), float(x.max())
+    beyond, width = max(low - least, most - high), max(high, 0.0) - min(low, 0.0)
+    said = (
+        f"x lies in {least:.4g} .. {most:.4g}, but the decoder returns {low:.4g} .. {high:.4g} on {_DRAWS} codes from "
+        "the prior: put both on one scale"
+    )
+    if beyond > _WIDTHS_REFUSED * width:
+        raise ValueError(said)
+    if beyond > _WIDTHS_SUSPECT * width:
+        logger.warning("%s, unless the decoder is that bad", said)
+
+
+def check_settings(
+    kernel: Kernel,
+    groups: Groups | None,
+    prerun: PrerunSettings,
+    *,
+    n_chains: int,
+    latent_dim: int,
+    beta_max: float,
+    gap: float | None,
+    n_temperatures: int | None,
+    betas: Any,
+    n_recorded: int,
+) -> None:
+    """Refuse settings of `measure` that the sampler cannot work with; the prerun's own are checked where it is built.
+
+    Raises:
+        TypeError: a setting of the wrong type.
+        ValueError: one out of its range.
+    """
+    groups = Groups() if groups is None else groups  # `measure` then chooses a size that divides n_chains
+    kinds = {"kernel": (kernel, Kernel), "groups": (groups, Groups), "prerun_settings": (prerun, PrerunSettings)}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {kind.__module__}.{kind.__name__}, not {value!r}")
+    counts = {"n_chains": n_chains, "latent_dim": latent_dim, "n_recorded": n_recorded}
+    counts |= {"n_leapfrog": kernel.n_leapfrog, "the group size": groups.size}
+    if n_temperatures is not None:
+        counts["n_temperatures"] = n_temperatures
+    for name, count in counts.items():
+        check_count(name, count)
+    numbers = {"beta_max": beta_max, "resample_below": groups.resample_below, "gap": 1.0 if gap is None else gap}
+    for name, number in numbers.items():
+        check_number(name, number)
+    for name, share in {"jitter": kernel.jitter, "persistence": kernel.persistence}.items():
+        check_number(name, share)
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must lie in 0 <= {name} < 1, not {share}")
+    if prerun.n_chains < 2 and betas is None and (gap is not None or prerun.schedule == "learned"):
+        raise ValueError(
+            "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
+        )
+    # as in the formal run, which comes after the prerun
+    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
+        raise ValueError(
+            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
+            f"error bar, not {n_chains}"
+        )
