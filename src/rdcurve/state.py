@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rdcurve.files import write_bytes
+from rdcurve.files import FileError, write_bytes
 
 __all__ = ["Checkpoint", "Interrupted", "content_key"]
 
@@ -93,7 +93,10 @@ class Checkpoint:
 
     def _acquire(self, folder: Path) -> IO[str]:
         while True:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise FileError(f"{folder.parent}: states are kept in a folder, and here is a file") from error
             try:
                 lock = (folder / "lock").open("w")
             except FileNotFoundError:  # removed by the one that has just finished

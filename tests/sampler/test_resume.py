@@ -22,6 +22,7 @@ import torch
 from problems import DTYPE, linear_problem
 from safetensors.torch import load
 
+from rdcurve.files import FileError
 from rdcurve.models.mlp import Decoder
 from rdcurve.sampler import measure
 from rdcurve.sampler.ais import Groups
@@ -576,7 +577,7 @@ def test_folder_of_the_state_is_removed_under_the_run(problem, tuning, whole, tm
 
 def test_folder_of_the_state_that_cannot_be_made(problem, tuning, tmp_path, monkeypatch):
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(OSError, match="state"):
+    with pytest.raises(FileError, match="state: states are kept in a folder, and here is a file"):
         run(problem, tuning, state_folder=tmp_path / "state")
     assert (tmp_path / "state").read_text() == "a file"
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Read-only"):

@@ -275,6 +275,15 @@ def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:
     return full(log_weight).logsumexp(dim)[..., : log_weight.shape[-1]] - math.log(log_weight.shape[dim])
 
 
+def check_n_chains(n_chains: int, groups: Groups) -> None:
+    """Raises: ValueError: the chains do not fill two groups or more."""
+    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
+        raise ValueError(
+            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
+            f"error bar, not {n_chains}"
+        )
+
+
 def check_groups(tuning: Tuning, groups: Groups) -> None:
     """Chains that resample among themselves must move alike, or the mean weight is no longer unbiased.
 

@@ -22,6 +22,7 @@ from rdcurve.sampler.ais import (
     Tuning,
     advance,
     check_groups,
+    check_n_chains,
     group_log_mean_exp,
     log_mean_exp,
     start_from_prior,
@@ -142,11 +143,7 @@ def formal_run(
     n_steps, n_images, device = len(betas) - 1, len(target.x), target.x.device
     if sorted(set(recorded)) != list(recorded) or not recorded or recorded[0] < 1 or recorded[-1] > n_steps:
         raise ValueError(f"recorded must hold increasing schedule indices in 1 .. {n_steps}, not {recorded}")
-    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
-        raise ValueError(
-            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
-            f"error bar, not {n_chains}"
-        )
+    check_n_chains(n_chains, groups)
     shape = tuple(tuning.step_sizes.shape)
     if shape not in ((n_steps + 1, n_images), (n_steps + 1, n_chains, n_images)):
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.ais import Groups, check_n_chains
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.prerun import PrerunSettings
@@ -109,9 +109,4 @@ def check_settings(
         raise ValueError(
             "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
         )
-    # as in the formal run, which comes after the prerun
-    if n_chains < 2 or n_chains % groups.size or n_chains == groups.size:
-        raise ValueError(
-            f"n_chains must be a multiple of the group size {groups.size}, at least {2 * groups.size} for an "
-            f"error bar, not {n_chains}"
-        )
+    check_n_chains(n_chains, groups)  # the formal run would, after the prerun
