@@ -10,6 +10,7 @@ from problems import DTYPE, linear_problem
 from sampler_checks import random_network
 
 import rdcurve
+from rdcurve.commands.bdmc import kept
 from rdcurve.diagnosis import verdict
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
@@ -213,3 +214,11 @@ def test_runs_that_are_really_sick_are_warned_of(name):
     curve = run()
     said = str(verdict(*curve) if isinstance(curve, tuple) else verdict(curve))
     assert symptom in said
+
+
+def test_bdmc_says_whether_the_gap_that_was_asked_for_is_kept():
+    """By two standard errors: the largest possible gap where it is kept, the largest sure one where it is missed."""
+    points = pd.DataFrame({"beta": [1.0, 20.0], "gap": [0.6, 0.4], "gap_se": [0.05, 0.4]})
+    assert kept(points, 1.3) == "the gap of 1.3 nats that was asked for is kept at all 2 betas"
+    assert "not contradicted (0.40 ± 0.40 nats at beta = 20)" in kept(points, 1.0)
+    assert "MISSED: 0.60 ± 0.05 nats at beta = 1" in kept(points, 0.4)

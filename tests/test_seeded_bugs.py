@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "tests/sampler/test_measure.py"
 SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
 SCHEDULE, QUADRATURE = "tests/sampler/test_schedule.py", "tests/sampler/test_quadrature.py"
+RESUME = "tests/sampler/test_resume.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
 GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
@@ -73,6 +74,10 @@ BUGS = {
     "a size found by luck": ("sizing", "return max(self.mean + self.mean_se, self.gap - self.gap_se)", "return self.mean", f"{SCHEDULE}::test_luck_does_not_end_the_search_for_a_size"),
     "codes drawn without regard to the weights": ("measure", "full(log_weight).softmax(0).cumsum(0)", "full(0 * log_weight).softmax(0).cumsum(0)", "tests/sampler/test_code.py"),
     "codes of the wrong image": ("measure", "return z[chosen, torch.arange(len(images), device=z.device)]", "return z[chosen, torch.arange(len(images), device=z.device).roll(1)]", "tests/sampler/test_code.py"),
+    "deaf within a Hessian": ("modes", "        heed()\n", "        pass\n", f"{RESUME}::test_a_signal_is_heeded_within_a_hessian"),
+    "a way down walked twice": ("descent", 'if checkpoint.holds("way down"):', "if False:", f"{RESUME}::test_the_way_down_of_a_prerun_is_not_walked_twice"),
+    "measure that forgets its formal run": ("measure", "            state_folder=state_folder,\n            save_every=save_every,\n            time_limit=None if", "            time_limit=None if", "tests/test_cli.py::test_own_decoder_may_be_stopped_and_goes_on"),
+    "data on any scale": ("validate", "if beyond > _WIDTHS_REFUSED * width:", "if False:", "tests/test_bad_input.py"),
     "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
 }  # fmt: skip
 
