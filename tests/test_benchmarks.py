@@ -56,6 +56,26 @@ def test_readme_gives_the_gradients_that_were_measured(needed, model):
     assert len(re.findall("±", line)) >= 1
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_tables_of_gaps_follow_from_the_runs(monkeypatch, model):
+    """Seeds pooled: the mean gap of all at each beta, the largest of these; and the gradients from it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gap_against_gradients
+
+    found = recorded(f"gap_against_gradients_{model}")
+    for name, table in zip(("by_budget", "by_gap"), gap_against_gradients.summary(found["cells"]), strict=True):
+        for row, said in zip(table, found[name], strict=True):
+            assert row.keys() == said.keys()
+            for key, value in row.items():
+                assert value == (said[key] if isinstance(value, str) else pytest.approx(said[key], rel=1e-3)), key
+    for row in found["by_budget"]:  # and the pooling by hand
+        same = (row["method"], row["gradients"])
+        runs = [cell["gap"] for cell in found["cells"].values() if (cell["method"], cell["gradients"]) == same]
+        assert len(runs) == row["seeds"]
+        means = [sum(gaps) / len(gaps) for gaps in zip(*runs, strict=True)]
+        assert row["largest"] == pytest.approx(max(means), rel=1e-3)
+
+
 def test_tf32_is_emulated_as_a_gpu_rounds(monkeypatch):
     """10 bits of fraction, to the nearest, half to even, of either sign; values of a layer stay, its gradient moves."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -142,8 +142,8 @@ class Checkpoint:
         others = sum(path.is_dir() and path != self.folder for path in self.folder.parent.iterdir())
         if others:
             logger.info(
-                "starting from the beginning: the states of %d other runs in %s are of other settings, data or code",
-                others, self.folder.parent,
+                "starting from the beginning; %s holds states of %d other runs, of other steps, settings, data or code",
+                self.folder.parent, others,
             )  # fmt: skip
         return {}
 

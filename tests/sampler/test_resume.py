@@ -358,6 +358,39 @@ def test_measure_stops_within_its_time_limit_and_goes_on(problem, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_argument_of_measure_is_part_of_its_run(problem, tmp_path):
+    """One that is left out would let a run go on as if it had not changed."""
+    latent_dim = problem.target.prior.event_shape[0]
+    same = {
+        "decoder": problem.decoder, "x": problem.x, "latent_dim": latent_dim, "beta_max": 5.0, "n_temperatures": 20,
+        "distortion": problem.distortion, "n_recorded": 5, "n_chains": 8, "kernel": KERNEL, "groups": GROUPS,
+        "prerun_settings": SETTINGS,
+    }  # fmt: skip
+    changes = [
+        {}, {"decoder": lambda z: 1.01 * problem.decoder(z)}, {"x": problem.x + 0.01}, {"x": problem.x[:2]},
+        {"beta_max": 6.0}, {"n_temperatures": 21}, {"n_temperatures": None, "gap": 0.5},
+        {"n_temperatures": None, "gap": 0.6}, {"n_temperatures": None, "betas": sigmoid(20, 5.0)},
+        {"n_temperatures": None, "betas": sigmoid(21, 5.0)}, {"distortion": SquaredError()}, {"n_recorded": 6},
+        {"prior": scale_mixture(latent_dim, weight=0.5, scale=2, dtype=DTYPE)}, {"n_chains": 16},
+        {"kernel": KERNEL._replace(n_leapfrog=3)}, {"kernel": KERNEL._replace(jitter=0.1)},
+        {"kernel": KERNEL._replace(persistence=0.4)}, {"groups": Groups(2, 0.9)}, {"groups": Groups(4, 0.8)},
+        {"seed": 8}, {"tf32_gradients": True},
+    ]  # fmt: skip
+    fields = {field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)}
+    other = {"schedule": "sigmoid", "step_size_rule": "running_mean", "metric": "pooled", "target_acceptance": 0.7}
+    for name, value in fields.items():
+        changed = dataclasses.replace(SETTINGS, **{name: other.get(name, value + 1 if name not in other else None)})
+        groups = Groups() if name == "step_size_rule" else GROUPS
+        changes.append({"prerun_settings": changed, "groups": groups})
+    for number, change in enumerate(changes):
+        with pytest.raises(Interrupted):
+            measure.measure(**same | change, state_folder=tmp_path, time_limit=1e-3)
+        assert len(list(tmp_path.iterdir())) == number + 1, change
+    with pytest.raises(Interrupted):  # and what changes no number is none
+        measure.measure(**same, state_folder=tmp_path, time_limit=1e-3, save_every=1.0)
+    assert len(list(tmp_path.iterdir())) == len(changes)
+
+
 def test_a_run_killed_while_it_saves_its_curve_is_not_lost(problem, tuning, whole, tmp_path):
     def fail(curve):
         raise OSError("disk full")
