@@ -28,7 +28,7 @@ from common import ROOT, Cells, Recipe, parser, recipe, show, timed, trained_tar
 from rdcurve.data.load import images as read_images
 from rdcurve.progress import Progress
 from rdcurve.sampler.bdmc import bdmc, simulate
-from rdcurve.sampler.measure import code_digest
+from rdcurve.sampler.formal import code_digest
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, learn, tune
 from rdcurve.sampler.schedule import sigmoid

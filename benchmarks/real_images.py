@@ -24,7 +24,7 @@ from rdcurve.data.load import images as read_images
 from rdcurve.progress import Progress
 from rdcurve.sampler.certify import TOLERANCE
 from rdcurve.sampler.descent import learn_descent
-from rdcurve.sampler.measure import code_digest, formal_run
+from rdcurve.sampler.formal import code_digest, formal_run
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import learn
 

@@ -58,8 +58,8 @@ def whole_run(kind: str, n_temperatures: int, n_images: int, n_chains: int) -> d
 
     from rdcurve.sampler.ais import Groups, Tuning
     from rdcurve.sampler.bdmc import bdmc, simulate
+    from rdcurve.sampler.formal import formal_run
     from rdcurve.sampler.hmc import Kernel
-    from rdcurve.sampler.measure import formal_run
     from rdcurve.sampler.metric import identity
     from rdcurve.sampler.schedule import recorded_steps, sigmoid
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributions import Distribution, Normal
 
 import rdcurve
-import rdcurve.sampler.measure as measuring
 from rdcurve.cli import main
+from rdcurve.own import measure as measuring
 from rdcurve.sampler import prerun
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.hmc import Kernel
@@ -63,7 +63,7 @@ def test_a_bad_decoder_on_the_right_scale_is_measured(scale, caplog):
         "far wider": lambda z: 100 * (decoder(z) - 0.5),
     }[scale]
     assert np.isfinite(measure(bad).rate).all()
-    assert bool(caplog.records) == (scale == "collapsed")  # with a warning
+    assert bool(caplog.records) == (scale in ("collapsed", "far wider"))  # with a warning
 
 
 def test_data_in_doubt_are_measured_with_a_warning(caplog):
@@ -118,6 +118,12 @@ def test_too_few_chains_are_refused_before_the_prerun(no_sampling, changes, mess
         ({"groups": Groups(0)}, ValueError, "the group size must be 1 or more, not 0"),
         ({"groups": 8}, TypeError, "groups must be rdcurve.sampler.ais.Groups, not 8"),
         ({"latent_dim": 2.0}, TypeError, "latent_dim must be an integer, 1 or more, not 2.0"),
+        (
+            {"n_simulated": 1},
+            ValueError,
+            "n_simulated must be 2 or more for an error bar, or 0 for no BDMC bounds, not 1",
+        ),
+        ({"n_simulated": -1}, ValueError, "n_simulated must be 0 or more, not -1"),
         ({"n_chains": "4"}, TypeError, "n_chains must be an integer, 1 or more, not '4'"),
         ({"n_temperatures": 10.5}, TypeError, "n_temperatures must be an integer, 1 or more, not 10.5"),
         ({"n_temperatures": None, "gap": "small"}, TypeError, "gap must be a number, not 'small'"),
@@ -190,7 +196,7 @@ def only_flat(z):
         (
             {"decoder": only_flat},
             ValueError,
-            r"(?s)AssertionError: give me \[batch, latent\].* to a tensor",
+            r"(?s)AssertionError: give me \[batch, latent\].* to a tensor .*z.flatten\(0, -2\)",
         ),
         ({"decoder": "vae"}, TypeError, "the decoder is a str, which cannot be called; a decoder maps codes"),
         ({"distortion": lambda x, f: None}, TypeError, r"distortion returns a NoneType, not a tensor \[C, N\]"),
@@ -202,6 +208,10 @@ def test_code_of_the_user_that_fails_is_named(no_sampling, changes, error, messa
         measure(**changes)
     if "cannot" in str(caught.value) and error is ValueError:
         assert caught.value.__cause__ is not None  # with the line of the user's own code
+
+
+def test_the_advice_for_a_decoder_of_flat_batches_works():
+    assert np.isfinite(measure(lambda z: only_flat(z.flatten(0, -2)).unflatten(0, z.shape[:-1])).rate).all()
 
 
 class NoSample(Distribution):

@@ -15,8 +15,8 @@ from rdcurve.diagnosis import verdict
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
@@ -123,8 +123,28 @@ def test_gap_is_compared_with_what_was_asked(healthy):
     hidden = pd.DataFrame({"beta": [1.0, 20.0], "gap": [0.9, 1.2], "gap_se": [0.1, 0.5]})
     assert "BDMC gap of 0.90 ± 0.10 nats at beta = 1, above 0.50" in str(verdict(healthy, hidden))
     assert verdict(healthy, points.head(0)).reliable  # nothing can be simulated
-    alone = replace(healthy, facts=healthy.facts | {"n_searches": 0})
-    assert str(verdict(alone)) == "verdict: reliable, as far as one route can tell: not certified"
+    asked = replace(healthy, facts=healthy.facts | {"prerun": {"gap": 1.0}})
+    assert verdict(asked, points).reliable
+    own = replace(healthy, facts=healthy.facts | {"bdmc": points.to_dict("list")})
+    assert "BDMC gap of 0.90" in str(verdict(own))
+    assert "BDMC gap: 0.90 ± 0.10 nats at most, at beta = 20 (2 betas)" in str(own)
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        (lambda curve: replace(curve, facts=curve.facts | {"n_searches": 0}), "not certified, which takes two routes"),
+        (lambda curve: bad(curve, k_hat=put(np.nan, slice(None))), "k-hat of the weights was not looked at"),
+        (lambda curve: curve.first(3), "certified on 3 images only"),
+    ],
+)
+def test_what_could_not_be_looked_at_is_said(healthy, changed, note):
+    assert verdict(healthy).notes == ()
+    said = verdict(changed(healthy))
+    assert said.reliable
+    assert str(said).startswith("verdict: reliable, as far as can be told\n  - ")
+    assert note in str(said)
+    assert verdict(healthy.first(4)).notes == ()
 
 
 ALONE = replace(SETTINGS, n_starts=0)  # one route

@@ -19,7 +19,7 @@ _PUBLIC = {
     "scale_mixture": "rdcurve.sampler.prior",
     "uniform": "rdcurve.sampler.prior",
     "sigmoid": "rdcurve.sampler.schedule",
-    "measure": "rdcurve.sampler.measure",
+    "measure": "rdcurve.own.measure",
     "verdict": "rdcurve.diagnosis",
 }
 __all__ = [*_PUBLIC, "__version__"]

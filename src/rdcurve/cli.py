@@ -247,6 +247,12 @@ def _parser() -> argparse.ArgumentParser:
         help="chains per image, resampled in groups of 8 if it is a multiple of that (default: 32)",
     )
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
+    sub.add_argument(
+        "--simulated",
+        type=int,
+        default=5,
+        help="images simulated at each of ten betas for the BDMC bounds; 0: none (default: 5)",
+    )
     sub.add_argument("--seed", type=int, default=7)
     resumable(sub, "folder for the state of an unfinished run (default: OUTPUT.state)")
     path(sub, "--figure", "picture to write (.svg, .pdf or .png)", required=False)

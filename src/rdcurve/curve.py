@@ -109,6 +109,15 @@ class RDCurve:
         tolerance = self.facts["tolerance"]
         return (self.doubt.mean(1) <= tolerance) & ((self.doubt > 3 * tolerance).mean(1) <= 0.05)
 
+    @property
+    def gaps(self) -> pd.DataFrame | None:
+        """BDMC bounds on log Z of simulated data, one row per beta; None where none came with the curve.
+
+        Columns beta, lower, upper, gap, gap_se (means over simulated images and the standard error, nats), acceptance,
+        n_images. They bound the error of AIS on data that the model makes, and say nothing of a mode that was missed.
+        """
+        return pd.DataFrame(self.facts["bdmc"]) if "bdmc" in self.facts else None
+
     def at(self, betas: np.ndarray | slice) -> RDCurve:
         """The curve at some of its betas."""
         return RDCurve(**{name: getattr(self, name)[betas] for name in _ARRAYS}, facts=self.facts)
@@ -186,7 +195,12 @@ class RDCurve:
                 "least accept": self.acceptance.min(1),
             }
         ).iloc[rows]
-        return f"{head}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
+        lines = [head, table.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
+        if self.gaps is not None:
+            worst = self.gaps.loc[self.gaps["gap"].idxmax()]
+            lines.append(f"BDMC gap: {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats at most, at beta = "
+                         f"{worst['beta']:.3g} ({len(self.gaps)} betas)")  # fmt: skip
+        return "\n".join(lines)
 
 
 _ARRAYS = tuple(f.name for f in fields(RDCurve) if f.name != "facts")

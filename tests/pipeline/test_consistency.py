@@ -164,7 +164,7 @@ def test_readme_names_every_figure():
 
 
 def test_the_core_knows_nothing_of_the_rest():
-    code = "import sys, rdcurve.sampler.measure; print(*sys.modules)"
+    code = "import sys, rdcurve.own.measure; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     outer = {"models", "training", "data", "plot", "cli", "commands", "settings", "vision"}
     assert not {m for m in loaded if m.startswith("rdcurve.") and m.split(".")[1] in outer}

@@ -11,8 +11,8 @@ from sampler_checks import detectable, in_standard_errors, of_images, posterior_
 from rdcurve.sampler.ais import Groups, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.estimate import estimate
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import recorded_steps, sigmoid

@@ -9,8 +9,8 @@ from sampler_checks import by_quadrature, detectable
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal

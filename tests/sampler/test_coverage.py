@@ -13,8 +13,8 @@ from scipy.stats import t
 
 from rdcurve.sampler import descent
 from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.modes import Mixture, Modes
 from rdcurve.sampler.prerun import PrerunSettings, learn
 

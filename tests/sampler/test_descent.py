@@ -15,8 +15,8 @@ from rdcurve.sampler.ais import Groups, log_mean_exp
 from rdcurve.sampler.certify import doubt, lineages
 from rdcurve.sampler.descent import descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.modes import find_modes, hessian, mixture_at
 from rdcurve.sampler.prerun import PrerunSettings, learn
 from rdcurve.sampler.prior import standard_normal

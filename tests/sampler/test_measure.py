@@ -9,17 +9,19 @@ from problems import DTYPE, linear_problem, threshold
 
 import rdcurve
 from rdcurve.curve import RDCurve
-from rdcurve.diagnosis import verdict
+from rdcurve.diagnosis import compare, verdict
 from rdcurve.files import FileError, load_arrays, save_arrays
+from rdcurve.own import measure as measuring
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run, run_key
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run, run_key
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import scale_mixture
 from rdcurve.sampler.schedule import recorded_steps, sigmoid
+from rdcurve.sampler.sizing import Size, Trial
 from rdcurve.sampler.target import _tf32
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 from rdcurve.state import content_key
@@ -179,6 +181,60 @@ def test_a_gap_that_is_not_reached_is_said():
         curve = rdcurve.measure(problem.decoder, problem.x, gap=gap, prerun_settings=settings, **options)
         assert curve.facts["prerun"]["reached"] == reached
         assert ("the gap of 0.001 nats that was asked for is not reached" in str(verdict(curve))) == (not reached)
+
+
+def test_bounds_come_with_the_curve(problem):
+    """Ten betas of the curve's own; that of log Z itself between them in the mean over all, within 4 standard errors.
+
+    False-fail rate 1e-4; detects 0.5 nats on either side.
+    """
+    options = {"latent_dim": 3, "beta_max": 8.0, "n_temperatures": 100, "n_recorded": 12, "n_chains": 16}
+    problem = linear_problem(3, latent_dim=3, n_images=4)
+    curve = rdcurve.measure(
+        problem.decoder, problem.x, distortion=problem.distortion, n_simulated=20, prerun_settings=QUICK, **options
+    )
+    assert list(curve.gaps) == ["beta", "lower", "upper", "gap", "gap_se", "acceptance", "n_images"]
+    assert len(curve.gaps) == 10
+    assert set(curve.gaps["beta"]) <= set(curve.beta)
+    assert curve.gaps["beta"].iloc[-1] == curve.beta[-1]
+    assert (curve.gaps["n_images"] == 20).all()
+    assert (curve.gaps["gap"] > -4 * curve.gaps["gap_se"]).all()
+    assert curve.gaps["gap"].max() < 0.5
+    without = rdcurve.measure(
+        problem.decoder, problem.x, distortion=problem.distortion, n_simulated=0, prerun_settings=QUICK, **options
+    )
+    assert without.gaps is None
+    assert same(without, curve)  # its noise is its own
+
+
+def test_bounds_that_show_a_missed_gap_make_the_run_larger(monkeypatch):
+    """The trials at three betas are told that all is well; the bounds at ten see that it is not."""
+    problem = linear_problem(0, latent_dim=3, n_images=2)
+    options = {"latent_dim": 3, "beta_max": 5000.0, "n_recorded": 5, "n_chains": 16, "gap": 0.2}
+    monkeypatch.setattr(measuring, "size_for_gap", lambda *a, **k: Size(12, True, (Trial(12, 0.1, 0.0, 0.1, 0.0),)))
+    settings = replace(QUICK, n_starts=0, max_temperatures=2000)
+    curve = rdcurve.measure(problem.decoder, problem.x, prerun_settings=settings, **options)
+    found = curve.facts["prerun"]
+    sizes = [trial["n_temperatures"] for trial in found["trials"]]
+    assert sizes[:2] == [12, 12]
+    assert sizes[2:] == sorted(set(sizes[2:]))
+    assert 12 < sizes[-1] <= 2000
+    assert curve.facts["n_temperatures"] == sizes[-1]
+    assert found["reached"]
+    assert compare(curve.gaps, 0.2).kept is not False
+    assert "that was asked for is not reached" not in str(verdict(curve))
+    few = replace(settings, max_temperatures=20)
+    curve = rdcurve.measure(problem.decoder, problem.x, prerun_settings=few, **options)
+    assert curve.facts["n_temperatures"] == 20
+    assert "the gap of 0.2 nats that was asked for is not reached" in str(verdict(curve))
+
+
+def test_without_data_to_simulate_there_are_no_bounds():
+    curve = rdcurve.measure(
+        good, X, latent_dim=2, beta_max=1.0, n_temperatures=20, prerun_settings=QUICK,
+        distortion=lambda x, f: (x - f).square().sum(-1, dtype=torch.float64),
+    )  # fmt: skip
+    assert curve.gaps is None
 
 
 def test_a_decoder_without_forward_derivative_can_do_without_the_metric():

@@ -22,15 +22,16 @@ import torch
 from problems import DTYPE, linear_problem
 from safetensors.torch import load
 
+import rdcurve
 from rdcurve.files import FileError
 from rdcurve.models.mlp import Decoder
-from rdcurve.sampler import measure
+from rdcurve.sampler import formal
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import scale_mixture, standard_normal
 from rdcurve.sampler.schedule import sigmoid
@@ -323,7 +324,7 @@ def test_measure_cut_at_random_steps(problem, tmp_path, size, n_cuts):
     offers = itertools.count(1)
 
     def go_on(progress=lambda done, total: None, folder=None):
-        return measure.measure(
+        return rdcurve.measure(
             problem.decoder, problem.x, latent_dim=problem.target.prior.event_shape[0], beta_max=5.0,
             distortion=problem.distortion, n_recorded=5, n_chains=8, kernel=KERNEL, groups=GROUPS,
             prerun_settings=SETTINGS, state_folder=folder, save_every=0, progress=progress, **size,
@@ -341,7 +342,7 @@ def test_measure_stops_within_its_time_limit_and_goes_on(problem, tmp_path):
     """And with another seed it is another run, which leaves the state of the first alone."""
 
     def go_on(**changes):
-        return measure.measure(
+        return rdcurve.measure(
             problem.decoder, problem.x, latent_dim=problem.target.prior.event_shape[0], beta_max=5.0, n_temperatures=20,
             distortion=problem.distortion, n_recorded=5, n_chains=8, kernel=KERNEL, groups=GROUPS,
             prerun_settings=SETTINGS, **changes,
@@ -374,7 +375,7 @@ def test_every_argument_of_measure_is_part_of_its_run(problem, tmp_path):
         {"prior": scale_mixture(latent_dim, weight=0.5, scale=2, dtype=DTYPE)}, {"n_chains": 16},
         {"kernel": KERNEL._replace(n_leapfrog=3)}, {"kernel": KERNEL._replace(jitter=0.1)},
         {"kernel": KERNEL._replace(persistence=0.4)}, {"groups": Groups(2, 0.9)}, {"groups": Groups(4, 0.8)},
-        {"seed": 8}, {"tf32_gradients": True},
+        {"seed": 8}, {"n_simulated": 0}, {"n_simulated": 4}, {"tf32_gradients": True},
     ]  # fmt: skip
     fields = {field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)}
     other = {"schedule": "sigmoid", "step_size_rule": "running_mean", "metric": "pooled", "target_acceptance": 0.7}
@@ -384,10 +385,10 @@ def test_every_argument_of_measure_is_part_of_its_run(problem, tmp_path):
         changes.append({"prerun_settings": changed, "groups": groups})
     for number, change in enumerate(changes):
         with pytest.raises(Interrupted):
-            measure.measure(**same | change, state_folder=tmp_path, time_limit=1e-3)
+            rdcurve.measure(**same | change, state_folder=tmp_path, time_limit=1e-3)
         assert len(list(tmp_path.iterdir())) == number + 1, change
     with pytest.raises(Interrupted):  # and what changes no number is none
-        measure.measure(**same, state_folder=tmp_path, time_limit=1e-3, save_every=1.0)
+        rdcurve.measure(**same, state_folder=tmp_path, time_limit=1e-3, save_every=1.0)
     assert len(list(tmp_path.iterdir())) == len(changes)
 
 
@@ -731,7 +732,7 @@ def test_every_change_is_another_run(problem, tuning, descent, whole, tmp_path, 
         assert first_step(other_problem, other_tuning, state_folder=tmp_path, **changes) == 1, name
     assert len(list(tmp_path.iterdir())) == 1 + len(CHANGES)
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "code_digest", lambda: "other code")
+        patch.setattr(formal, "code_digest", lambda: "other code")
         assert first_step(problem, tuning, state_folder=tmp_path) == 1
     steps = []
     result = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: steps.append(done))
@@ -740,13 +741,13 @@ def test_every_change_is_another_run(problem, tuning, descent, whole, tmp_path, 
 
 
 def test_code_digest_covers_every_module_of_the_sampler(tmp_path, monkeypatch):
-    shutil.copytree(Path(measure.__file__).parent, tmp_path / "sampler")
-    monkeypatch.setattr(measure, "__file__", str(tmp_path / "sampler/measure.py"))
-    found = {measure.code_digest()}
+    shutil.copytree(Path(formal.__file__).parent, tmp_path / "sampler")
+    monkeypatch.setattr(formal, "__file__", str(tmp_path / "sampler/formal.py"))
+    found = {formal.code_digest()}
     modules = sorted((tmp_path / "sampler").glob("*.py"))
     for module in modules:
         module.write_bytes(module.read_bytes() + b"\n")
-        found.add(measure.code_digest())
+        found.add(formal.code_digest())
     assert len(found) == 1 + len(modules)
 
 

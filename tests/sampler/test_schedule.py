@@ -9,8 +9,8 @@ from problems import DTYPE, linear_problem
 from sampler_checks import detectable, in_standard_errors, student
 
 from rdcurve.sampler.ais import Groups
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel, Transition
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.prerun import PrerunSettings, learn, sweep, tune
 from rdcurve.sampler.schedule import geometric, interpolated, recorded_steps, respaced, retimed, sigmoid
 from rdcurve.sampler.sizing import size_for_gap

@@ -11,7 +11,7 @@ from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
-from rdcurve.sampler.measure import formal_run
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
 

@@ -15,10 +15,10 @@ from torch import nn
 from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
 from rdcurve.files import FileError, check_writable
+from rdcurve.own.measure import measure
 from rdcurve.plot import FORMATS, save
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
-from rdcurve.sampler.measure import measure
 from rdcurve.sampler.prior import standard_normal
 
 
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         n_temperatures=args.temperatures,
         n_recorded=args.recorded,
         n_chains=args.chains,
+        n_simulated=args.simulated,
         seed=args.seed,
         state_folder=state,
         save_every=args.save_every,

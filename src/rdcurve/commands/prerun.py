@@ -9,7 +9,7 @@ from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
 from rdcurve.sampler.descent import learn_descent
-from rdcurve.sampler.measure import run_key
+from rdcurve.sampler.formal import run_key
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import covers_everything
 from rdcurve.sampler.schedule import sigmoid

@@ -21,8 +21,8 @@ from torch import Tensor
 from rdcurve.illustrations.blahut_arimoto import best_marginal, point
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.measure import formal_run
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.prior import standard_normal

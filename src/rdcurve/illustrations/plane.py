@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from rdcurve.illustrations.blahut_arimoto import point
-from rdcurve.sampler.measure import measure
+from rdcurve.own.measure import measure
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.types import Decoder
 
@@ -124,6 +124,7 @@ def _ais(model: Model, x: Tensor, settings: Settings) -> dict[str, np.ndarray]:
         n_temperatures=settings.n_temperatures,
         n_recorded=settings.n_recorded,
         n_chains=settings.n_chains,
+        n_simulated=0,  # quadrature says more
         prerun_settings=_PRERUN,
         seed=settings.seed,
     )

@@ -76,6 +76,19 @@ class BDMCGap:
         """Standard error of `gap` over the simulated images, [K] nats."""
         return (self.upper - self.lower).std(1) / self.lower.shape[1] ** 0.5
 
+    def table(self) -> dict[str, list[float]]:
+        """Columns of K numbers, by increasing beta: means over the images, in nats, and how many images."""
+        columns = {
+            "beta": self.beta,
+            "lower": self.lower.mean(1),
+            "upper": self.upper.mean(1),
+            "gap": self.gap,
+            "gap_se": self.gap_se,
+            "acceptance": self.acceptance,
+            "n_images": torch.full((len(self.beta),), self.lower.shape[1]),
+        }
+        return {name: values.tolist() for name, values in columns.items()}
+
 
 def simulate(target: Target, betas: Tensor, steps: list[int], n_images: int, seed: int) -> Simulated:
     """Draw `n_images` codes and images from the model of a target at each schedule index in `steps`.

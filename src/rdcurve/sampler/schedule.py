@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_schedule", "geometric", "interpolated", "recorded_steps", "respaced", "retimed", "sigmoid"]
+__all__ = ["check_schedule", "geometric", "interpolated", "recorded_steps", "respaced", "retimed", "sigmoid", "spread"]
 
 
 def sigmoid(n_temperatures: int, beta_max: float, sharpness: float = 10.0) -> Tensor:
@@ -107,6 +107,23 @@ def recorded_steps(n_temperatures: int, n_recorded: int) -> list[int]:
     stop = n_temperatures - n_temperatures // n_recorded
     starts = [stop * i // max(n_recorded - 1, 1) for i in range(n_recorded)]
     return [*starts[1:], n_temperatures - 1]
+
+
+def spread(recorded: list[int], betas: Tensor, n: int) -> list[int]:
+    """`n` of the recorded steps, spread evenly over log beta and so over the rate axis, the last one included.
+
+    Examples:
+        >>> spread([1, 2, 3, 4, 5], torch.tensor([0, 1, 2, 4, 7, 8]), 3)
+        [1, 3, 5]
+    """
+    if n > len(recorded):
+        raise ValueError(f"BDMC at {n} betas is asked for, but only {len(recorded)} are recorded")
+    places = betas[recorded].double().log()
+    chosen: list[int] = []
+    for wanted in torch.linspace(float(places[-1]), float(places[0]), n).tolist():
+        free = [k for k in range(len(recorded)) if k not in chosen]
+        chosen.append(min(free, key=lambda k: abs(float(places[k]) - wanted)))
+    return [recorded[k] for k in sorted(chosen)]
 
 
 def check_schedule(betas: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rdcurve.sampler.ais import Groups
-from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, PrerunSettings, tune
@@ -39,6 +39,17 @@ class Trial(NamedTuple):
         So luck does not end the search, nor does the largest of several noisy numbers prolong it.
         """
         return max(self.mean + self.mean_se, self.gap - self.gap_se)
+
+    @classmethod
+    def of(cls, n_temperatures: int, found: BDMCGap) -> Trial:
+        """What BDMC found with that many temperatures."""
+        worst, gap, gap_se = int(found.gap.argmax()), found.gap, found.gap_se
+        return cls(n_temperatures, float(gap[worst]), float(gap_se[worst]), float(gap.mean()),
+                   float(gap_se.norm()) / len(gap))  # fmt: skip
+
+    def larger(self, gap: float, most: int) -> int:
+        """Temperatures of the next trial, after one that has missed the gap asked for, nats; `most` at most."""
+        return min(most, math.ceil(self.n_temperatures * min(max(self.most / (_MARGIN * gap), 1.2), 4.0)))
 
 
 class Size(NamedTuple):
@@ -86,9 +97,9 @@ def size_for_gap(
     """
     variance, most = min(4.0, gap * n_chains), settings.max_temperatures
     n = max(2 * n_recorded, math.ceil(learned.length**2 / variance) + 1, 20)
+    n = min(n, most)
     trials: list[Trial] = []
     while True:
-        n = min(n, most)
         phase, seed = f"trial {len(trials)}", seed_of(settings.seed, "trial", len(trials))
         betas = learned.at_length(n).betas
         simulated = simulate(target, betas, [round(place * (n - 1)) for place in _PLACES], _IMAGES, seed)
@@ -103,9 +114,7 @@ def size_for_gap(
             checkpoint=checkpoint,
             phase=f"{phase} ",
         )
-        worst = int(result.gap.argmax())
-        mean, mean_se = float(result.gap.mean()), float(result.gap_se.norm()) / len(result.gap)
-        trial = Trial(n, float(result.gap[worst]), float(result.gap_se[worst]), mean, mean_se)
+        trial = Trial.of(n, result)
         trials.append(trial)
         logger.info("%d temperatures: BDMC gap at most %.2f +- %.2f nats, mean %.2f +- %.2f", *trial)
         progress(n, most)
@@ -117,4 +126,4 @@ def size_for_gap(
             )  # fmt: skip
         if reached or n >= most:
             return Size(n, reached, tuple(trials))
-        n = math.ceil(n * min(max(trial.most / (_MARGIN * gap), 1.2), 4.0))
+        n = trial.larger(gap, most)

@@ -198,8 +198,10 @@ class Target:
 
     def _decoded(self, z: Tensor) -> Tensor:
         """f(z) without its gradient, or an error that says what a decoder is."""
+        shape = ", ".join(map(str, self.x.shape[1:]))
         expected = (
-            f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {', '.join(map(str, self.x.shape[1:]))}]"
+            f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {shape}]; one "
+            "that takes [batch, code] only: lambda z: f(z.flatten(0, -2)).unflatten(0, z.shape[:-1])"
         )
         if not callable(self.decoder):
             raise TypeError(f"the decoder is a {type(self.decoder).__name__}, which cannot be called; {expected}")

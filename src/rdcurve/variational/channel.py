@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from rdcurve.curve import RDCurve
-from rdcurve.sampler.measure import run_key
+from rdcurve.sampler.formal import run_key
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.target import Target
 

@@ -19,7 +19,7 @@ __all__ = ["as_data", "check_scale", "check_settings"]
 
 logger = logging.getLogger(__name__)
 _DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
-_WIDTHS_SUSPECT, _WIDTHS_REFUSED = 0.5, 10  # that x may reach beyond the decoder's range
+_WIDTHS_SUSPECT, _WIDTHS_REFUSED = 0.5, 10  # that x may reach beyond the decoder's range; it may be narrower by 10
 
 
 def as_data(x: Any) -> Tensor:
@@ -47,6 +47,7 @@ def check_scale(target: Target) -> None:
     """Refuse data on another scale than the decoder's output, as 0 .. 255 for 0 .. 1.
 
     A decoder may be bad, or have collapsed to one grey: its range is counted from zero, so that this can be measured.
+    What may be a bad decoder or another scale is measured with a warning.
 
     Raises:
         ValueError: x reaches beyond the decoder's range by more than 10 of its widths.
@@ -64,7 +65,7 @@ def check_scale(target: Target) -> None:
     )
     if beyond > _WIDTHS_REFUSED * width:
         raise ValueError(said)
-    if beyond > _WIDTHS_SUSPECT * width:
+    if beyond > _WIDTHS_SUSPECT * width or width > _WIDTHS_REFUSED * (max(most, 0.0) - min(least, 0.0)):
         logger.warning("%s, unless the decoder is that bad", said)
 
 
@@ -80,6 +81,7 @@ def check_settings(
     n_temperatures: int | None,
     betas: Any,
     n_recorded: int,
+    n_simulated: int,
 ) -> None:
     """Refuse settings of `measure` that the sampler cannot work with; the prerun's own are checked where it is built.
 
@@ -98,6 +100,9 @@ def check_settings(
         counts["n_temperatures"] = n_temperatures
     for name, count in counts.items():
         check_count(name, count)
+    check_count("n_simulated", n_simulated, 0)
+    if n_simulated == 1:
+        raise ValueError("n_simulated must be 2 or more for an error bar, or 0 for no BDMC bounds, not 1")
     numbers = {"beta_max": beta_max, "resample_below": groups.resample_below, "gap": 1.0 if gap is None else gap}
     for name, number in numbers.items():
         check_number(name, number)

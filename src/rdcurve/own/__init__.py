@@ -1,0 +1,1 @@
+"""The curve of a decoder of one's own: `rdcurve.measure`."""

@@ -1,0 +1,256 @@
+"""The curve of a decoder of one's own in one call: prerun, BDMC, formal run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from rdcurve.curve import RDCurve
+from rdcurve.diagnosis import compare
+from rdcurve.own.validate import as_data, check_scale, check_settings
+from rdcurve.sampler.ais import Groups, Tuning
+from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
+from rdcurve.sampler.descent import learn_descent
+from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run, run_key
+from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.noise import seed_of
+from rdcurve.sampler.prerun import Learned, PrerunSettings, learn, tune
+from rdcurve.sampler.prior import covers_everything, standard_normal
+from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid, spread
+from rdcurve.sampler.sizing import Size, Trial, size_for_gap
+from rdcurve.sampler.target import Target
+from rdcurve.state import Checkpoint
+from rdcurve.types import Decoder, Distortion, SamplableDistortion
+
+__all__ = ["measure"]
+
+_BDMC_BETAS = 10  # spread over the rate axis
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+def measure(
+    decoder: Decoder,
+    x: Tensor,
+    *,
+    latent_dim: int,
+    beta_max: float,
+    prior: Distribution | None = None,
+    distortion: Distortion | None = None,
+    gap: float | None = None,
+    n_temperatures: int | None = None,
+    betas: Tensor | None = None,
+    n_recorded: int = 50,
+    n_chains: int = 32,
+    n_simulated: int = 5,
+    kernel: Kernel = Kernel(n_leapfrog=2, jitter=0.2, persistence=0.5),
+    groups: Groups | None = None,
+    prerun_settings: PrerunSettings = PrerunSettings(),
+    tf32_gradients: bool = False,
+    seed: int = 7,
+    state_folder: Path | str | None = None,
+    save_every: float = 30.0,
+    time_limit: float | None = None,
+    save: Callable[[RDCurve], None] = lambda curve: None,
+    progress: Progress = lambda done, total: None,
+) -> RDCurve:
+    """The rate-distortion curve of a decoder on data x: prerun, BDMC and formal run in one call.
+
+    Args:
+        decoder: any callable [..., latent] -> [..., *data], differentiable in its argument; float32 or float64 as x.
+        x: [N, *data], on the device and in the type of the decoder.
+        latent_dim: size of the code.
+        beta_max: largest beta, the slope -dR/dD where the curve ends.
+        prior: distribution of the code, default N(0, I).
+        distortion: d(x, f(z)), default the squared error.
+        gap: nats; the number of temperatures is then chosen so that the BDMC gap stays below: by trials at three betas,
+            and again by the bounds at ten, if these show (by two standard errors) that it is missed. At most
+            `prerun_settings.max_temperatures` are taken; `verdict` says where these do not do. Needs a distortion that
+            x can be simulated from.
+        n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound. Default 1000.
+        betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
+        n_recorded: number of betas at which the curve is given, at most half of the temperatures.
+        n_chains: chains per image, a multiple of the group size.
+        n_simulated: images simulated at each of ten recorded betas for the BDMC bounds that come with the curve
+            (`RDCurve.gaps`), two or more, or 0 for none. Under a distortion that x cannot be simulated from, there are
+            none. They take as long as the formal run on some thirty images.
+        kernel: settings of the HMC moves.
+        groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
+            chains of an image have the same step sizes.
+        prerun_settings: how schedule, step sizes and metric are learned.
+        tf32_gradients: let a GPU multiply in TF32 in the backward pass. Faster where the acceptance bears it; no energy
+            is ever computed so.
+        seed: of the formal run.
+        state_folder: where the state is kept, so that the same call goes on where a killed one was, to the same bits;
+            None keeps none. Another decoder, data or setting is another run.
+        save_every: seconds between two saves.
+        time_limit: seconds after which to stop with the state saved; needs a state folder.
+        save: called with the finished curve before the state is forgotten, so that no moment to kill it loses the run.
+        progress: called with (steps done, steps in all), of each phase anew.
+
+    Raises:
+        Interrupted: a signal or the time limit came while a state folder was given; the state is saved.
+        TypeError: a gap is asked for, and x cannot be simulated under the distortion.
+        ValueError: the decoder, prior, distortion or schedule cannot be used; says why before any long work.
+
+    Examples:
+        >>> x = torch.ones(3, 2)
+        >>> curve = measure(lambda z: 2 * z, x, latent_dim=2, beta_max=4.0, n_temperatures=100)
+        >>> curve.rate.shape
+        (50, 3)
+    """
+    x = as_data(x)
+    check_settings(
+        kernel, groups, prerun_settings, n_chains=n_chains, latent_dim=latent_dim, beta_max=beta_max, gap=gap,
+        n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded, n_simulated=n_simulated,
+    )  # fmt: skip
+    prior = standard_normal(latent_dim, x.dtype, x.device) if prior is None else prior
+    distortion = SquaredError() if distortion is None else distortion
+    target = Target(prior, decoder, distortion, x, tf32_gradients)
+    target.check(latent_dim)
+    check_scale(target)
+    if sum(value is not None for value in (gap, n_temperatures, betas)) > 1:
+        raise ValueError("give one of gap, n_temperatures and betas")
+    if gap is not None and not 0 < gap < math.inf:
+        raise ValueError(f"gap must be positive and finite, nats, not {gap}")
+    if n_recorded < 1:
+        raise ValueError(f"n_recorded must be 1 or more, not {n_recorded}")
+    alone = prerun_settings.step_size_rule == "running_mean"  # a step size for every chain
+    if groups is None:
+        groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 and not alone else 1)
+    if alone and groups.size > 1:
+        raise ValueError(f"step_size_rule running_mean needs groups of size 1, not {groups.size}")
+    if prerun_settings.seed == seed:
+        prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
+    if gap is not None and not isinstance(distortion, SamplableDistortion):
+        raise TypeError(f"a gap is measured on simulated data, and {type(distortion).__name__} has no `sample` method")
+    n = 1000 if n_temperatures is None else n_temperatures
+    if betas is not None:
+        betas = check_schedule(betas)
+        if float(betas[-1]) != float(beta_max):
+            raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
+    elif prerun_settings.schedule == "sigmoid" and gap is None:
+        betas = sigmoid(n, beta_max, prerun_settings.sharpness)
+    elif n < 3:
+        raise ValueError(f"n_temperatures must be 3 or more, not {n}")
+    if time_limit is not None and (state_folder is None or not time_limit > 0):
+        raise ValueError(f"time_limit must be positive and needs a state_folder, not {time_limit}")
+    began, key = time.monotonic(), ""
+    if state_folder is not None:
+        size = {"beta_max": beta_max, "gap": gap, "n": n, "betas": None if betas is None else betas.tolist()}
+        how = {"kernel": kernel._asdict(), "groups": groups._asdict(), "prerun": asdict(prerun_settings)}
+        how |= {"n_chains": n_chains, "n_recorded": n_recorded, "n_simulated": n_simulated, "seed": seed}
+        key = run_key(target, None, **size, **how, measure=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
+    with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
+        descent, facts = None, {}
+        bounds = partial(
+            _bounds, target, kernel, prerun_settings, groups, n_recorded=n_recorded, n_simulated=n_simulated,
+            n_chains=n_chains, seed=seed, checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+        if betas is not None:
+            tuning = tune(target, betas, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=progress)
+            found = bounds(tuning)
+        else:
+            learned = learn(
+                target, beta_max, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=progress
+            )  # fmt: skip
+            if gap is None:
+                tuning = learned.at_length(n)
+                found = bounds(tuning)
+            else:
+                size_found = size_for_gap(
+                    target,
+                    learned,
+                    kernel,
+                    prerun_settings,
+                    groups,
+                    gap=gap,
+                    n_chains=n_chains,
+                    n_recorded=n_recorded,
+                    checkpoint=checkpoint,
+                )
+                size_found, found = _certified(size_found, learned, bounds, gap, prerun_settings.max_temperatures)
+                tuning, facts["prerun"] = learned.at_length(size_found.n_temperatures), size_found.facts(gap)
+            if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
+                descent = learn_descent(
+                    target, tuning, learned, kernel, prerun_settings, checkpoint=checkpoint, progress=progress
+                )
+        if found is not None:
+            facts["bdmc"] = found.table()
+        # the state of the prerun stays until the curve is there: its tuning is in no file, and is replayed from it
+        curve = formal_run(
+            target,
+            tuning,
+            _recorded(tuning, n_recorded),
+            kernel,
+            n_chains=n_chains,
+            seed=seed,
+            groups=groups,
+            descent=descent,
+            state_folder=state_folder,
+            save_every=save_every,
+            time_limit=None if time_limit is None else time_limit - (time.monotonic() - began),
+            facts=facts,
+            save=save,
+            progress=progress,
+        )
+        checkpoint.remove()
+    return curve
+
+
+def _certified(
+    size: Size, learned: Learned, bounds: Callable[..., BDMCGap | None], gap: float, most: int
+) -> tuple[Size, BDMCGap | None]:
+    """A size whose bounds do not show that the gap is missed, or the largest there may be; and these bounds."""
+    n, reached, trials = size.n_temperatures, size.reached, list(size.trials)
+    while (found := bounds(learned.at_length(n), attempt=len(trials))) is not None:
+        reached = size.reached and compare(found.table(), gap).kept is not False
+        trials.append(Trial.of(n, found))
+        if reached or n >= most:
+            break
+        n = trials[-1].larger(gap, most)
+    return Size(n, reached, tuple(trials)), found
+
+
+def _bounds(
+    target: Target,
+    kernel: Kernel,
+    prerun: PrerunSettings,
+    groups: Groups,
+    tuning: Tuning,
+    attempt: int = 0,
+    *,
+    n_recorded: int,
+    n_simulated: int,
+    n_chains: int,
+    seed: int,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> BDMCGap | None:
+    """BDMC on the schedule of a tuning, at ten of the recorded betas or, where there are fewer, at all."""
+    if not n_simulated or not isinstance(target.distortion, SamplableDistortion):
+        return None
+    recorded, seed, phase = _recorded(tuning, n_recorded), seed_of(seed, "bounds", attempt), f"bounds {attempt}"
+    steps = spread(recorded, tuning.betas, min(_BDMC_BETAS, len(recorded)))
+    simulated = simulate(target, tuning.betas, steps, n_simulated, seed)
+    tuned = tune(
+        simulated.target, tuning.betas, kernel, prerun, groups, checkpoint=checkpoint, phase=f"{phase} tune",
+        progress=progress,
+    )  # fmt: skip
+    return bdmc(
+        simulated, tuned, kernel, n_chains=n_chains, seed=seed_of(seed, "bdmc"), groups=groups, checkpoint=checkpoint,
+        phase=f"{phase} ", progress=progress,
+    )  # fmt: skip
+
+
+def _recorded(tuning: Tuning, n_recorded: int) -> list[int]:
+    """As many recorded steps as are asked for, and as a schedule that was chosen short can have."""
+    return recorded_steps(len(tuning.betas), min(n_recorded, len(tuning.betas) // 2))
