@@ -77,7 +77,10 @@ BUGS = {
     "deaf within a Hessian": ("modes", "        heed()\n", "        pass\n", f"{RESUME}::test_a_signal_is_heeded_within_a_hessian"),
     "a way down walked twice": ("descent", 'if checkpoint.holds("way down"):', "if False:", f"{RESUME}::test_the_way_down_of_a_prerun_is_not_walked_twice"),
     "measure that forgets its formal run": ("../own/measure", "            state_folder=state_folder,\n            save_every=save_every,\n            time_limit=None if", "            time_limit=None if", "tests/test_cli.py::test_own_decoder_may_be_stopped_and_goes_on"),
-    "data on any scale": ("validate", "if beyond > _WIDTHS_REFUSED * width:", "if False:", "tests/test_bad_input.py"),
+    "data on any scale": ("../own/validate", "if beyond > _WIDTHS_REFUSED * width:", "if False:", "tests/test_bad_input.py"),
+    "a missed gap that is let pass": ("../own/measure", "if reached or n >= most:", "if True:", f"{MEASURE}::test_bounds_that_show_a_missed_gap_make_the_run_larger"),
+    "bounds of another schedule": ("../own/measure", "steps = spread(recorded, tuning.betas,", "steps = spread([1 + i for i in range(len(recorded))], tuning.betas,", f"{MEASURE}::test_bounds_come_with_the_curve"),
+    "a missed gap that no one is told of": ("../diagnosis", "missed = sure.max() > gap", "missed = False", "tests/test_diagnosis.py::test_gap_is_compared_with_what_was_asked"),
     "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
 }  # fmt: skip
 

@@ -188,3 +188,26 @@ def test_params_survive_a_rewrite():
     text = (ROOT / "params.yaml").read_text()
     assert "{" not in "".join(line.split("#")[0] for line in text.splitlines())
     settings.check(yaml.safe_load(yaml.safe_dump(yaml.safe_load(text))))
+
+
+@pytest.mark.parametrize("name", ["vae10_as_published", "gan10_as_published"])
+def test_the_published_recipe_is_the_published_one(params, name):
+    """Huang et al. 2020, appendix C, and their code: 60,000 temperatures, 20 leapfrog steps, 40 chains, 50 images."""
+    entry = params["curves"][name]
+    assert (entry["n_temperatures"], entry["beta_max"], entry["distortion"]) == (
+        60_000,
+        36_000,
+        {"name": "squared_error"},
+    )
+    published = {
+        "sampler": {"n_images": 50, "n_leapfrog": 20, "jitter": 0, "persistence": 0, "group_size": 1},
+        "prerun": {
+            "n_chains": 40, "seed": 6, "schedule": "sigmoid", "sharpness": 10, "step_size_rule": "running_mean",
+            "target_acceptance": 0.65, "metric": "identity", "n_starts": 0,
+        },
+        "ais": {"n_chains": 40, "seed": 7},
+        "bdmc": {"n_chains": 40},
+    }  # fmt: skip
+    for step, settings_of_step in published.items():
+        found = settings.section(params, step, name)
+        assert {key: found[key] for key in settings_of_step} == settings_of_step
