@@ -170,6 +170,11 @@ def test_one_chain_learns_no_schedule(no_sampling):
         measure(prerun_settings=replace(QUICK, n_chains=1))
 
 
+def test_a_step_size_for_every_chain_needs_as_many_chains(no_sampling):
+    with pytest.raises(ValueError, match="n_chains of the prerun, 8, must be that of the formal run, 4"):
+        measure(prerun_settings=replace(QUICK, step_size_rule="running_mean", n_chains=8))
+
+
 def test_numbers_of_other_libraries_are_numbers():
     one = replace(QUICK, n_chains=1)
     changes = {"beta_max": np.float32(1.0), "n_temperatures": None, "betas": np.linspace(0, 1, 10)}

@@ -81,7 +81,7 @@ def measure(
         n_chains: chains per image, a multiple of the group size.
         n_simulated: images simulated at each of ten recorded betas for the BDMC bounds that come with the curve
             (`RDCurve.gaps`), two or more, or 0 for none. Under a distortion that x cannot be simulated from, there are
-            none. They take as long as the formal run on some thirty images.
+            none. They take as long as the formal run on some forty images.
         kernel: settings of the HMC moves.
         groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
             chains of an image have the same step sizes.

@@ -114,4 +114,9 @@ def check_settings(
         raise ValueError(
             "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
         )
+    if prerun.step_size_rule == "running_mean" and prerun.n_chains != n_chains:
+        raise ValueError(
+            f"step_size_rule running_mean has a step size for every chain: n_chains of the prerun, {prerun.n_chains}, "
+            f"must be that of the formal run, {n_chains}"
+        )
     check_n_chains(n_chains, groups)  # the formal run would, after the prerun
