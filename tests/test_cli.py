@@ -72,10 +72,10 @@ def test_own_decoder_may_be_stopped_and_goes_on(tmp_path):
     (tmp_path / "mine.py").write_text("def decoder(z):\n    return (2 * z).tanh()\n")
     np.save(tmp_path / "x.npy", np.full((3, 2), 0.3))
 
-    def command(output, n_temperatures=3000):
+    def command(output, n_temperatures=1500):
         return [
             sys.executable, "-m", "rdcurve", "measure", "mine:decoder", "--data", "x.npy", "--latent-dim", "2",
-            "--beta-max", "10", "--temperatures", str(n_temperatures), "--output", output,
+            "--beta-max", "10", "--temperatures", str(n_temperatures), "--simulated", "0", "--output", output,
         ]  # fmt: skip
 
     first = subprocess.Popen(command("cut"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
