@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pipeline
 
 FIGURES = (
     *("figure1", "figure2", "figure3", "figure5", "figure8a", "figure8b"),
-    *("figure9", "figure10", "figure11", "figure12", "vae10"),
+    *("figure9", "figure10", "figure11", "figure12", "certificates", "vae10"),
 )
 DECIDED = ("figure5", "figure8", "figure9", "figure10")  # whose claims are
 
