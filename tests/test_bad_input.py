@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, Exponential, Independent, Normal
 
 import rdcurve
 from rdcurve.cli import main
@@ -63,7 +63,7 @@ def test_a_bad_decoder_on_the_right_scale_is_measured(scale, caplog):
         "far wider": lambda z: 100 * (decoder(z) - 0.5),
     }[scale]
     assert np.isfinite(measure(bad).rate).all()
-    assert bool(caplog.records) == (scale in ("collapsed", "far wider"))  # with a warning
+    assert ("put both on one scale" in caplog.text) == (scale in ("collapsed", "far wider"))  # with a warning
 
 
 def test_data_in_doubt_are_measured_with_a_warning(caplog):
@@ -203,6 +203,11 @@ def only_flat(z):
             ValueError,
             r"(?s)AssertionError: give me \[batch, latent\].* to a tensor .*z.flatten\(0, -2\)",
         ),
+        (
+            {"decoder": lambda z: decoder(z).view(-1, 4)},
+            ValueError,
+            r"must return \(3, 2, 4\); .*flatten\(0, -2\)",
+        ),
         ({"decoder": "vae"}, TypeError, "the decoder is a str, which cannot be called; a decoder maps codes"),
         ({"distortion": lambda x, f: None}, TypeError, r"distortion returns a NoneType, not a tensor \[C, N\]"),
         ({"distortion": lambda x, f: 1 / 0}, ValueError, "the distortion cannot compare data .* ZeroDivisionError"),
@@ -232,6 +237,54 @@ class NoDensity(NoSample):
 
     def sample(self, shape):
         return torch.randn(*shape, 2)
+
+
+class Sampled(rdcurve.SquaredError):
+    """Data simulated by whatever `how` does."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.sample = how
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda f, beta: None, "returns a NoneType, not a tensor"),
+        (lambda f, beta: f.numpy(), "returns a ndarray, not a tensor"),
+        (lambda f, beta: f[..., :3], r"returns \(2, 3\) of torch.float32 .* not \(2, 4\) of torch.float32"),
+        (lambda f, beta: f.double(), "returns .* of torch.float64 .* not .* of torch.float32"),
+        (lambda f, beta: f / 0, "returns values that are not finite"),
+        (lambda n: n, "fails: TypeError: .* positional argument"),
+        (lambda f, beta: f + torch.from_numpy(np.random.rand(*f.shape)).to(f), "draws other data from the same seed"),
+    ],
+)
+def test_data_that_cannot_be_simulated_are_refused_before_the_prerun(no_sampling, how, message):
+    with pytest.raises(ValueError, match=rf"(?s)the `sample` of Sampled {message}.*give n_simulated=0 and no gap"):
+        measure(distortion=Sampled(how))
+
+
+def test_a_bad_sample_hurts_no_one_who_does_without(monkeypatch):
+    assert measure(distortion=Sampled(lambda f, beta: None), n_simulated=0).gaps is None
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_a_prior_that_lets_chains_out_is_refused(no_sampling, validate):
+    """torch's own exponential density goes on below zero, where it grows."""
+    prior = Independent(Exponential(torch.ones(2), validate_args=validate), 1, validate_args=validate)
+    words = "refuses codes outside its support" if validate else r"has a finite log_prob at \[-.* outside its support"
+    with pytest.raises(ValueError, match=f"the prior Independent {words}"):
+        measure(prior=prior)
+
+
+def test_a_gap_needs_a_learned_schedule(no_sampling):
+    with pytest.raises(ValueError, match="a gap chooses the length of a learned schedule"):
+        measure(prerun_settings=replace(QUICK, schedule="sigmoid"), n_temperatures=None, gap=1.0)
+
+
+def test_fewer_betas_than_asked_for_are_said(caplog):
+    assert len(measure(n_recorded=8).beta) == 5
+    assert "8 betas are asked for; a schedule of 10 temperatures has 5" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sampler_checks import random_network
 
 import rdcurve
 from rdcurve.commands.bdmc import kept
-from rdcurve.diagnosis import verdict
+from rdcurve.diagnosis import compare, verdict
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
@@ -102,6 +102,7 @@ def more(nats):
         ({"rate": more(5.0)}, "convex, with slope -beta"),
         ({"rate": more(-5.0)}, "convex, with slope -beta"),
         ({"doubt": put(5.0)}, "not certified"),
+        ({"rate": more(-30.0)}, "rate below 0"),
         ({"log_z": put(np.nan, slice(3, 4))}, "not finite"),
         ({"rate": put(np.inf, slice(3, 4))}, "not finite"),
     ],
@@ -125,9 +126,47 @@ def test_gap_is_compared_with_what_was_asked(healthy):
     assert verdict(healthy, points.head(0)).reliable  # nothing can be simulated
     asked = replace(healthy, facts=healthy.facts | {"prerun": {"gap": 1.0}})
     assert verdict(asked, points).reliable
-    own = replace(healthy, facts=healthy.facts | {"bdmc": points.to_dict("list")})
+    table = points.assign(lower=0.0, upper=0.0, acceptance=0.9, n_images=5)
+    own = replace(healthy, facts=healthy.facts | {"bdmc": table.to_dict("list")})
     assert "BDMC gap of 0.90" in str(verdict(own))
     assert "BDMC gap: 0.90 ± 0.10 nats at most, at beta = 20 (2 betas)" in str(own)
+
+
+@pytest.mark.parametrize(
+    ("gap", "gap_se", "kept", "worst"),
+    [
+        ([0.1, 0.2], [0.1, 0.1], True, 2.0),
+        ([0.1, 0.2], [0.1, 0.2], None, 2.0),
+        ([0.9, 0.2], [0.1, 0.2], False, 1.0),
+        ([50.0, 0.2], [np.nan, 0.1], None, 1.0),
+        ([np.nan, 0.2], [np.nan, 0.1], None, 1.0),
+        ([np.inf, 0.2], [np.nan, 0.1], False, 1.0),
+    ],
+)
+def test_gaps_whose_errors_are_not_known_are_not_kept(healthy, gap, gap_se, kept, worst):
+    points = {"beta": [1.0, 2.0], "gap": gap, "gap_se": gap_se}
+    found = compare(points, 0.5)
+    assert (found.kept, found.beta) == (kept, worst)
+    said = verdict(healthy, pd.DataFrame(points), gap=0.5)
+    assert said.reliable == (kept is not False)
+    assert bool(said.notes) == (kept is None)
+
+
+def test_negative_gaps_are_no_gaps(healthy):
+    """The upper bound lies above the lower one on average; if not, data were not simulated from the model."""
+    points = pd.DataFrame({"beta": np.arange(1.0, 6), "gap": [-2.3, -0.1, -2.7, 0.4, -3.6], "gap_se": 0.9})
+    assert "BDMC gaps are negative, -1.66 ± 0.40 nats" in str(verdict(healthy, points))
+    assert verdict(healthy, points.assign(gap_se=1.2), gap=9).reliable
+
+
+def test_some_of_the_betas_keep_their_own_gaps(healthy):
+    some = healthy.at(slice(0, 4))
+    assert set(some.gaps["beta"]) == set(healthy.gaps["beta"]) & set(some.beta)
+    assert len(healthy.gaps) == 10  # untouched
+    none = healthy.at(~np.isin(healthy.beta, healthy.gaps["beta"]))
+    assert len(none.gaps) == 0
+    assert "BDMC" not in str(none)
+    assert list(healthy.gaps) == list(some.gaps)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from rdcurve import settings
+from rdcurve.sampler import prerun
 from rdcurve.settings import SettingsError
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +189,15 @@ def test_params_survive_a_rewrite():
     text = (ROOT / "params.yaml").read_text()
     assert "{" not in "".join(line.split("#")[0] for line in text.splitlines())
     settings.check(yaml.safe_load(yaml.safe_dump(yaml.safe_load(text))))
+
+
+def test_the_prerun_takes_what_the_settings_file_may_hold():
+    """The least values stand in both: a stranger's call reads no schema."""
+    schema = yaml.safe_load((ROOT / "src/rdcurve/params.schema.yaml").read_text())["$defs"]
+    for name, least in prerun._LEAST.items():
+        rule = schema["prerun"]["properties"][name]
+        rule = schema[rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
+        assert rule["minimum"] >= least, name
 
 
 @pytest.mark.parametrize("name", ["vae10_as_published", "gan10_as_published"])

@@ -116,11 +116,14 @@ class RDCurve:
         Columns beta, lower, upper, gap, gap_se (means over simulated images and the standard error, nats), acceptance,
         n_images. They bound the error of AIS on data that the model makes, and say nothing of a mode that was missed.
         """
-        return pd.DataFrame(self.facts["bdmc"]) if "bdmc" in self.facts else None
+        return pd.DataFrame(self.facts["bdmc"])[list(_GAP_COLUMNS)] if "bdmc" in self.facts else None
 
     def at(self, betas: np.ndarray | slice) -> RDCurve:
         """The curve at some of its betas."""
-        return RDCurve(**{name: getattr(self, name)[betas] for name in _ARRAYS}, facts=self.facts)
+        arrays, facts = {name: getattr(self, name)[betas] for name in _ARRAYS}, dict(self.facts)
+        if self.gaps is not None:
+            facts["bdmc"] = self.gaps[self.gaps["beta"].isin(arrays["beta"])].to_dict("list")
+        return RDCurve(**arrays, facts=facts)
 
     def first(self, n: int) -> RDCurve:
         """The curve of the first n images."""
@@ -196,13 +199,14 @@ class RDCurve:
             }
         ).iloc[rows]
         lines = [head, table.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
-        if self.gaps is not None:
+        if self.gaps is not None and len(self.gaps):
             worst = self.gaps.loc[self.gaps["gap"].idxmax()]
             lines.append(f"BDMC gap: {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats at most, at beta = "
                          f"{worst['beta']:.3g} ({len(self.gaps)} betas)")  # fmt: skip
         return "\n".join(lines)
 
 
+_GAP_COLUMNS = ("beta", "lower", "upper", "gap", "gap_se", "acceptance", "n_images")
 _ARRAYS = tuple(f.name for f in fields(RDCurve) if f.name != "facts")
 
 

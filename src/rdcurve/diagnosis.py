@@ -47,7 +47,9 @@ def compare(points: Mapping[str, Sequence[float]], gap: float) -> GapFound:
         '1.60 ± 0.20 nats at beta = 9'
     """
     beta, gaps, errors = (np.asarray(points[name], dtype=float) for name in ("beta", "gap", "gap_se"))
-    sure, possible = gaps - _SURE * errors, gaps + _SURE * errors
+    known = np.isfinite(gaps) & np.isfinite(errors)  # what is not known may be anything
+    sure = np.where(known, gaps - _SURE * errors, np.where(np.isposinf(gaps), np.inf, -np.inf))
+    possible = np.where(known, gaps + _SURE * errors, np.inf)
     missed = sure.max() > gap
     worst = int(np.argmax(sure if missed else possible))  # the largest gap may be the one that is known worst
     kept = None if possible.max() > gap else True
@@ -105,6 +107,8 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
     rate, error = curve.mean("rate"), curve.standard_error("rate", "chains")
     noisy = (error > MOST_SE * np.abs(rate)) & (error > 0.5)
     _at(found, curve, noisy, "rate known to no better than {limit:.0%}: more chains", limit=MOST_SE)
+    _at(found, curve, rate < -MOST_BENT * error - 1e-9, "rate below 0 by more than {limit} standard errors: is the "
+        "prior's log_prob that of its samples?", limit=MOST_BENT)  # fmt: skip
     bent = _bent(curve)
     _at(found, curve, bent, "rate and distortion are not monotone and convex, with slope -beta, within {limit} "
         "standard errors: some images found new modes late", limit=MOST_BENT)  # fmt: skip
@@ -134,6 +138,13 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
         seen = compare(gaps, allowed)
         if seen.kept is False:
             found.append(f"BDMC gap of {seen}, above {allowed:.2f}: more temperatures (ask for a smaller gap)")
+        elif seen.kept is None:
+            notes.append(f"BDMC gap of {seen}: whether it keeps below {allowed:.2f} takes more simulated images")
+        # on average over the images a gap is positive; the mean over the betas is known better than each
+        mean, error = gaps["gap"].mean(), np.sqrt(np.square(gaps["gap_se"]).sum()) / len(gaps)
+        if mean < -MOST_BENT * error:
+            found.append(f"BDMC gaps are negative, {mean:.2f} ± {error:.2f} nats on average: does the distortion's "
+                         "`sample` draw from exp(-beta d)?")  # fmt: skip
     return Verdict(tuple(found), tuple(notes))
 
 

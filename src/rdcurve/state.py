@@ -142,7 +142,7 @@ class Checkpoint:
         others = sum(path.is_dir() and path != self.folder for path in self.folder.parent.iterdir())
         if others:
             logger.info(
-                "starting from the beginning; %s holds states of %d other runs, of other steps, settings, data or code",
+                "no state of this step yet; %s holds states of %d other runs, of other steps, settings, data or code",
                 self.folder.parent, others,
             )  # fmt: skip
         return {}

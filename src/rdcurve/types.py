@@ -32,5 +32,5 @@ class SamplableDistortion(Distortion, Protocol):
     """
 
     def sample(self, reconstruction: Tensor, beta: float) -> Tensor:
-        """x ~ exp(-beta d(x, f)) / constant, of the shape of `reconstruction`."""
+        """x ~ exp(-beta d(x, f)) / constant, of the shape of `reconstruction`, drawn from torch's default generator."""
         ...

@@ -1,6 +1,7 @@
 """Files of tunings and curves, and what `measure` takes; bad input is refused before any long work."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rdcurve.diagnosis import compare, verdict
 from rdcurve.files import FileError, load_arrays, save_arrays
 from rdcurve.own import measure as measuring
 from rdcurve.sampler.ais import Groups, Tuning
-from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run, run_key
 from rdcurve.sampler.hmc import Kernel
@@ -24,7 +25,7 @@ from rdcurve.sampler.schedule import recorded_steps, sigmoid
 from rdcurve.sampler.sizing import Size, Trial
 from rdcurve.sampler.target import _tf32
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
-from rdcurve.state import content_key
+from rdcurve.state import Interrupted, content_key
 
 BETAS = sigmoid(60, 5.0)
 KERNEL = Kernel(2, 0.2, 0.5)
@@ -227,6 +228,36 @@ def test_bounds_that_show_a_missed_gap_make_the_run_larger(monkeypatch):
     curve = rdcurve.measure(problem.decoder, problem.x, prerun_settings=few, **options)
     assert curve.facts["n_temperatures"] == 20
     assert "the gap of 0.2 nats that was asked for is not reached" in str(verdict(curve))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said", "reached"), [(0.1, False, True), (0.1, True, True), (0.9, True, False), (None, False, False)]
+)
+def test_bounds_have_the_last_word_where_they_are_sure(gaps, said, reached):
+    """At the largest size: of trials that missed the gap, or kept it; None stands for bounds that leave it open."""
+    learned = SimpleNamespace(at_length=lambda n: n)
+    values = torch.tensor([[gaps, gaps]]).double() if gaps else torch.tensor([[0.0, 1.5]]).double()
+    found = BDMCGap(torch.ones(1), torch.zeros(1, 2), values, torch.ones(1))
+    size = Size(200, said, (Trial(200, 0.6, 0.1, 0.6, 0.1),))
+    size, _ = measuring._certified(size, learned, lambda tuning, attempt: found, 0.5, 200)
+    assert size.reached is reached
+    assert len(size.trials) == 2
+
+
+def test_another_way_to_simulate_is_another_run(tmp_path):
+    class Noisy(SquaredError):
+        noise = 1.0
+
+        def sample(self, reconstruction, beta):
+            return reconstruction + self.noise * (super().sample(reconstruction, beta) - reconstruction)
+
+    same = {"latent_dim": 2, "beta_max": 1.0, "n_temperatures": 20, "n_chains": 4, "prerun_settings": QUICK}
+    for noise, options in ((1.0, {}), (3.0, {}), (3.0, {"n_simulated": 0})):
+        distortion = Noisy()
+        distortion.noise = noise
+        with pytest.raises(Interrupted):
+            rdcurve.measure(good, X, distortion=distortion, state_folder=tmp_path, time_limit=1e-9, **same, **options)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_without_data_to_simulate_there_are_no_bounds():

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                     n_chains=n_chains,
                     n_recorded=entry["n_recorded"],
                     checkpoint=checkpoint,
+                    progress=show,
                 )
                 n = size.n_temperatures
                 facts |= size.facts(entry["gap"])

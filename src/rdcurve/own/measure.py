@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
 from rdcurve.diagnosis import compare
-from rdcurve.own.validate import as_data, check_scale, check_settings
+from rdcurve.own.validate import as_data, check_sample, check_scale, check_settings
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.descent import learn_descent
@@ -33,6 +34,7 @@ from rdcurve.types import Decoder, Distortion, SamplableDistortion
 
 __all__ = ["measure"]
 
+logger = logging.getLogger(__name__)
 _BDMC_BETAS = 10  # spread over the rate axis
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -73,15 +75,17 @@ def measure(
         distortion: d(x, f(z)), default the squared error.
         gap: nats; the number of temperatures is then chosen so that the BDMC gap stays below: by trials at three betas,
             and again by the bounds at ten, if these show (by two standard errors) that it is missed. At most
-            `prerun_settings.max_temperatures` are taken; `verdict` says where these do not do. Needs a distortion that
-            x can be simulated from.
+            `prerun_settings.max_temperatures` are taken; `verdict` says where these do not do, as under a prior with
+            a broad part, whose codes make images that no number of temperatures brings chains to. Needs a distortion
+            that x can be simulated from, and a learned schedule.
         n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound. Default 1000.
         betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
-        n_recorded: number of betas at which the curve is given, at most half of the temperatures.
+        n_recorded: number of betas at which the curve is given; half of the temperatures, if that is less.
         n_chains: chains per image, a multiple of the group size.
         n_simulated: images simulated at each of ten recorded betas for the BDMC bounds that come with the curve
             (`RDCurve.gaps`), two or more, or 0 for none. Under a distortion that x cannot be simulated from, there are
-            none. They take as long as the formal run on some forty images.
+            none. Five take as long as the formal run on some forty images, and hold a path of theirs in memory and
+            state: n_simulated x 10 x latent_dim x n_chains / 8 numbers twice for each temperature.
         kernel: settings of the HMC moves.
         groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
             chains of an image have the same step sizes.
@@ -128,6 +132,11 @@ def measure(
         groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 and not alone else 1)
     if alone and groups.size > 1:
         raise ValueError(f"step_size_rule running_mean needs groups of size 1, not {groups.size}")
+    if alone and prerun_settings.n_chains != n_chains:
+        raise ValueError(
+            f"step_size_rule running_mean has a step size for every chain: n_chains of the prerun, "
+            f"{prerun_settings.n_chains}, must be that of the formal run, {n_chains}"
+        )
     if prerun_settings.seed == seed:
         prerun_settings = replace(prerun_settings, seed=seed_of(seed, "prerun"))
     if gap is not None and not isinstance(distortion, SamplableDistortion):
@@ -137,10 +146,15 @@ def measure(
         betas = check_schedule(betas)
         if float(betas[-1]) != float(beta_max):
             raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
-    elif prerun_settings.schedule == "sigmoid" and gap is None:
+    elif prerun_settings.schedule == "sigmoid":
         betas = sigmoid(n, beta_max, prerun_settings.sharpness)
     elif n < 3:
         raise ValueError(f"n_temperatures must be 3 or more, not {n}")
+    sample = None
+    if isinstance(distortion, SamplableDistortion) and (n_simulated or gap is not None):
+        sample = check_sample(target, float(beta_max))
+    if n_recorded > (longest := (n if betas is None else len(betas)) // 2) and gap is None:
+        logger.warning("%d betas are asked for; a schedule of %d temperatures has %d", n_recorded, 2 * longest, longest)
     if time_limit is not None and (state_folder is None or not time_limit > 0):
         raise ValueError(f"time_limit must be positive and needs a state_folder, not {time_limit}")
     began, key = time.monotonic(), ""
@@ -148,6 +162,7 @@ def measure(
         size = {"beta_max": beta_max, "gap": gap, "n": n, "betas": None if betas is None else betas.tolist()}
         how = {"kernel": kernel._asdict(), "groups": groups._asdict(), "prerun": asdict(prerun_settings)}
         how |= {"n_chains": n_chains, "n_recorded": n_recorded, "n_simulated": n_simulated, "seed": seed}
+        how["sample"] = None if sample is None else sample.tolist()
         key = run_key(target, None, **size, **how, measure=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
         descent, facts = None, {}
@@ -176,6 +191,7 @@ def measure(
                     n_chains=n_chains,
                     n_recorded=n_recorded,
                     checkpoint=checkpoint,
+                    progress=progress,
                 )
                 size_found, found = _certified(size_found, learned, bounds, gap, prerun_settings.max_temperatures)
                 tuning, facts["prerun"] = learned.at_length(size_found.n_temperatures), size_found.facts(gap)
@@ -212,7 +228,8 @@ def _certified(
     """A size whose bounds do not show that the gap is missed, or the largest there may be; and these bounds."""
     n, reached, trials = size.n_temperatures, size.reached, list(size.trials)
     while (found := bounds(learned.at_length(n), attempt=len(trials))) is not None:
-        reached = size.reached and compare(found.table(), gap).kept is not False
+        kept = compare(found.table(), gap).kept
+        reached = size.reached if kept is None else kept  # what the trials said, where the bounds leave it open
         trials.append(Trial.of(n, found))
         if reached or n >= most:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.target import Target
 
-__all__ = ["as_data", "check_scale", "check_settings"]
+__all__ = ["as_data", "check_sample", "check_scale", "check_settings"]
 
 logger = logging.getLogger(__name__)
 _DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
@@ -69,6 +70,38 @@ def check_scale(target: Target) -> None:
         logger.warning("%s, unless the decoder is that bad", said)
 
 
+def check_sample(target: Target, beta: float) -> Tensor:
+    """Data simulated once under a distortion with a `sample` method, which stand for that method in a run's identity.
+
+    Raises:
+        ValueError: it fails, draws no data like x, or draws others from the same seed.
+    """
+    x, distortion, drawn = target.x[:2], target.distortion, []
+    name, instead = f"the `sample` of {type(distortion).__name__}", "give n_simulated=0 and no gap to do without BDMC"
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(0)
+        decoded = target.decoder(target.prior.sample((1, len(x))))[0]
+        for _ in range(2):
+            torch.manual_seed(1)
+            try:
+                drawn.append(distortion.sample(decoded, beta))  # type: ignore[attr-defined]
+            except Exception as error:  # whatever a user's code may raise
+                raise ValueError(f"{name} fails: {type(error).__name__}: {error}; {instead}") from error
+    for each in drawn:
+        if not isinstance(each, Tensor):
+            raise ValueError(f"{name} returns a {type(each).__name__}, not a tensor; {instead}")
+        if (each.shape, each.dtype, each.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(
+                f"{name} returns {tuple(each.shape)} of {each.dtype} on {each.device}, not {tuple(x.shape)} of "
+                f"{x.dtype} on {x.device}; {instead}"
+            )
+        if not each.isfinite().all():
+            raise ValueError(f"{name} returns values that are not finite; {instead}")
+    if not torch.equal(*drawn):
+        raise ValueError(f"{name} draws other data from the same seed: use torch's default generator; {instead}")
+    return drawn[0]
+
+
 def check_settings(
     kernel: Kernel,
     groups: Groups | None,
@@ -106,17 +139,16 @@ def check_settings(
     numbers = {"beta_max": beta_max, "resample_below": groups.resample_below, "gap": 1.0 if gap is None else gap}
     for name, number in numbers.items():
         check_number(name, number)
+    if not 0 < beta_max < math.inf:
+        raise ValueError(f"beta_max must be positive and finite, not {beta_max}")
     for name, share in {"jitter": kernel.jitter, "persistence": kernel.persistence}.items():
         check_number(name, share)
         if not 0 <= share < 1:
             raise ValueError(f"{name} must lie in 0 <= {name} < 1, not {share}")
+    if gap is not None and prerun.schedule == "sigmoid":
+        raise ValueError("a gap chooses the length of a learned schedule; with schedule sigmoid give n_temperatures")
     if prerun.n_chains < 2 and betas is None and (gap is not None or prerun.schedule == "learned"):
         raise ValueError(
             "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
-        )
-    if prerun.step_size_rule == "running_mean" and prerun.n_chains != n_chains:
-        raise ValueError(
-            f"step_size_rule running_mean has a step size for every chain: n_chains of the prerun, {prerun.n_chains}, "
-            f"must be that of the formal run, {n_chains}"
         )
     check_n_chains(n_chains, groups)  # the formal run would, after the prerun

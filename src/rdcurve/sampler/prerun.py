@@ -43,7 +43,7 @@ _LEAST = {
     "n_chains": 1,
     "n_rounds": 1,
     "round_temperatures": 3,
-    "max_temperatures": 3,
+    "max_temperatures": 10,
     "smoothing": 1,
     "n_blocks": 1,
     "n_starts": 0,

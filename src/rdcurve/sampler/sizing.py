@@ -93,7 +93,7 @@ def size_for_gap(
         n_chains: C of each direction of a trial; no more than the formal run has.
         n_recorded: betas of the curve; the schedule has at least twice as many points.
         checkpoint: keeps the state.
-        progress: called with (temperatures tried, at most).
+        progress: called with (steps done, steps in all), of each part of a trial anew.
     """
     variance, most = min(4.0, gap * n_chains), settings.max_temperatures
     n = max(2 * n_recorded, math.ceil(learned.length**2 / variance) + 1, 20)
@@ -103,7 +103,8 @@ def size_for_gap(
         phase, seed = f"trial {len(trials)}", seed_of(settings.seed, "trial", len(trials))
         betas = learned.at_length(n).betas
         simulated = simulate(target, betas, [round(place * (n - 1)) for place in _PLACES], _IMAGES, seed)
-        tuning = tune(simulated.target, betas, kernel, settings, groups, checkpoint=checkpoint, phase=f"{phase} tune")
+        tuning = tune(simulated.target, betas, kernel, settings, groups, checkpoint=checkpoint, phase=f"{phase} tune",
+                      progress=progress)  # fmt: skip
         result = bdmc(
             simulated,
             tuning,
@@ -113,11 +114,11 @@ def size_for_gap(
             groups=groups,
             checkpoint=checkpoint,
             phase=f"{phase} ",
+            progress=progress,
         )
         trial = Trial.of(n, result)
         trials.append(trial)
         logger.info("%d temperatures: BDMC gap at most %.2f +- %.2f nats, mean %.2f +- %.2f", *trial)
-        progress(n, most)
         reached = trial.most <= gap
         if not reached and n >= most:
             logger.warning(

@@ -32,6 +32,7 @@ _MIXES = (
     "returns for a code what depends on the other codes of the batch; call .eval() on it, and let every batch norm "
     "have running statistics"
 )
+_FLAT = "one that takes [batch, code] only: lambda z: f(z.flatten(0, -2)).unflatten(0, z.shape[:-1])"
 
 
 class Point(NamedTuple):
@@ -144,15 +145,7 @@ class Target:
                     f"the prior draws {z.dtype} on {z.device}, but x holds {x.dtype} on {x.device}; build the prior "
                     "with that dtype and device"
                 )
-            try:
-                self.prior.log_prob(100 + 100 * z)
-            except NotImplementedError:
-                raise ValueError(f"the prior {type(self.prior).__name__} has no density; {_PRIORS}") from None
-            except ValueError:
-                raise ValueError(
-                    f"the prior {type(self.prior).__name__} refuses codes outside its support; build it with "
-                    "validate_args=False, so that log_prob is -inf there"
-                ) from None
+            self._check_density(z)
             if _learns_statistics(self.decoder):  # before a call changes them
                 raise ValueError(f"the decoder {_MIXES}")
             first, second = self._decoded(z), self._decoded(z)
@@ -165,7 +158,7 @@ class Target:
         if tuple(first.shape) != expected:
             raise ValueError(
                 f"the decoder maps codes {tuple(z.shape)} to {tuple(first.shape)}; for data of shape "
-                f"{tuple(x.shape[1:])} it must return {expected}"
+                f"{tuple(x.shape[1:])} it must return {expected}; {_FLAT}"
             )
         if not first.isfinite().all():
             raise ValueError("the decoder returns values that are not finite on codes from the prior")
@@ -196,13 +189,33 @@ class Target:
         if not point.grad_distortion.any():
             raise ValueError("the distortion does not depend on z: its gradient is zero on codes from the prior")
 
+    def _check_density(self, z: Tensor) -> None:
+        """Outside its support, where chains will come, a prior must have no density."""
+        name = type(self.prior).__name__
+        for codes in (100 + 100 * z, -100 - 100 * z):
+            try:
+                log_prior = self.prior.log_prob(codes)
+            except NotImplementedError:
+                raise ValueError(f"the prior {name} has no density; {_PRIORS}") from None
+            except ValueError:
+                raise ValueError(
+                    f"the prior {name} refuses codes outside its support; build it with validate_args=False, so that "
+                    "log_prob is -inf or nan there"
+                ) from None
+            try:
+                outside = ~self.prior.support.check(codes)
+            except (AttributeError, NotImplementedError):  # a distribution of one's own need not name it
+                continue
+            if (log_prior.isfinite() & outside).any():
+                raise ValueError(
+                    f"the prior {name} has a finite log_prob at {codes[outside][0].tolist()}, outside its support, and "
+                    "chains would leave it; let log_prob be -inf there"
+                )
+
     def _decoded(self, z: Tensor) -> Tensor:
         """f(z) without its gradient, or an error that says what a decoder is."""
         shape = ", ".join(map(str, self.x.shape[1:]))
-        expected = (
-            f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {shape}]; one "
-            "that takes [batch, code] only: lambda z: f(z.flatten(0, -2)).unflatten(0, z.shape[:-1])"
-        )
+        expected = f"a decoder maps codes [..., {z.shape[-1]}] to a tensor [..., {shape}]; {_FLAT}"
         if not callable(self.decoder):
             raise TypeError(f"the decoder is a {type(self.decoder).__name__}, which cannot be called; {expected}")
         try:
