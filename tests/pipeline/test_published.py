@@ -16,10 +16,10 @@ from rdcurve.scorecard import markdown, scorecard
 pytestmark = pytest.mark.pipeline
 
 FIGURES = (
-    *("figure1", "figure2", "figure3", "figure5", "figure8a", "figure8b"),
+    *("figure1", "figure2", "figure3", "figure5", "figure6a", "figure6b", "figure8a", "figure8b"),
     *("figure9", "figure10", "figure11", "figure12", "certificates", "vae10"),
 )
-DECIDED = ("figure5", "figure8", "figure9", "figure10")  # whose claims are
+DECIDED = ("figure5", "figure6a", "figure6b", "figure8", "figure9", "figure10")  # whose claims are
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,16 @@ def test_readme_gives_the_verdicts_and_the_gaps(clone):
         worst = json.loads(clone.path(f"results/bdmc/{curve}.json").read_text())
         gap = f"{worst['gap_max']:.2f} ± {worst['gap_max_se']:.2f}"
         assert re.search(rf"\| {curve} \|.* {re.escape(gap)} \|", readme), (curve, gap)
+
+
+@pytest.mark.parametrize("figure", ["figure6a", "figure6b"])
+def test_readme_gives_the_largest_gap_of_a_figure(clone, figure):
+    names = yaml.safe_load((ROOT / "params.yaml").read_text())["figures"][figure]["curves"]
+    paths = [f"results/bdmc/{name}.json" for name in names]
+    clone.run("dvc", "pull", "--quiet", *paths)
+    worst = max((json.loads(clone.path(path).read_text()) for path in paths), key=lambda gap: gap["gap_max"])
+    (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{figure}` |")]
+    assert row.endswith(f"| yes | {worst['gap_max']:.2f} ± {worst['gap_max_se']:.2f} nats |")
 
 
 @pytest.mark.parametrize(("name", "distortions"), [("gan10", (44, 36)), ("gan2", None)])

@@ -75,8 +75,7 @@ def measure(
         distortion: d(x, f(z)), default the squared error.
         gap: nats; the number of temperatures is then chosen so that the BDMC gap stays below: by trials at three betas,
             and again by the bounds at ten, if these show (by two standard errors) that it is missed. At most
-            `prerun_settings.max_temperatures` are taken; `verdict` says where these do not do, as under a prior with
-            a broad part, whose codes make images that no number of temperatures brings chains to. Needs a distortion
+            `prerun_settings.max_temperatures` are taken; `verdict` says where these do not do. Needs a distortion
             that x can be simulated from, and a learned schedule.
         n_temperatures: schedule points, beta = 0 included; more of them give a tighter bound. Default 1000.
         betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
