@@ -152,8 +152,9 @@ def measure(
     sample = None
     if isinstance(distortion, SamplableDistortion) and (n_simulated or gap is not None):
         sample = check_sample(target, float(beta_max))
-    if n_recorded > (longest := (n if betas is None else len(betas)) // 2) and gap is None:
-        logger.warning("%d betas are asked for; a schedule of %d temperatures has %d", n_recorded, 2 * longest, longest)
+    length = n if betas is None else len(betas)
+    if gap is None and n_recorded > length // 2:
+        logger.warning("%d betas are asked for; a schedule of %d temperatures has %d", n_recorded, length, length // 2)
     if time_limit is not None and (state_folder is None or not time_limit > 0):
         raise ValueError(f"time_limit must be positive and needs a state_folder, not {time_limit}")
     began, key = time.monotonic(), ""
