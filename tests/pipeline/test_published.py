@@ -128,6 +128,24 @@ def test_readme_gives_the_largest_gap_of_a_figure(clone, figure):
     assert row.endswith(f"| yes | {worst['gap_max']:.2f} ± {worst['gap_max_se']:.2f} nats |")
 
 
+def test_readme_says_what_a_bad_prior_costs(clone):
+    """Nats of log-likelihood at the highest beta compared, by share of the bad prior, and where it is certified."""
+    clone.run("dvc", "pull", "--quiet", "results/claims/figure6a.csv")
+    table = pd.read_csv(clone.path("results/claims/figure6a.csv"))
+    table = table[table["claim"] == "fig6a_log_likelihood_penalty"].groupby("first", sort=False).last()
+    costs = [f"{value:.2f}" for value in table["difference"]]
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    assert f"the shares cost {', '.join(costs[:-1])} and {costs[-1]} nats" in readme
+    errors = table["standard_error"]
+    assert f"with errors of {errors.min():.2f} to {errors.max():.2f}" in readme
+    certified = []
+    for name in table.index:
+        clone.run("dvc", "pull", "--quiet", f"results/curves/{name}.safetensors")
+        certified.append(RDCurve.load(clone.path(f"results/curves/{name}.safetensors")).certified.mean())
+    assert certified[:3] == [1, 1, 1]  # 0.1, 0.2, 0.5
+    assert certified[-1] < 0.2
+
+
 @pytest.mark.parametrize(("name", "distortions"), [("gan10", (44, 36)), ("gan2", None)])
 def test_one_image_makes_the_mean_rate_of_a_gan(clone, name, distortions):
     """What the README says of the codes far outside the prior, R being |z|^2 / 2 there."""
