@@ -97,9 +97,10 @@ def both_routes():
     """200 curves of 20 images by both routes. The images are alike, and so are the mixtures around their modes."""
     mixture_at = descent.mixture_at
 
-    def one_for_all(target, modes, beta):
+    def one_for_all(target, modes, beta, heed):
         first = torch.zeros(1, dtype=torch.int64)
-        one = mixture_at(target.select(first), Modes(modes.z[:, first], modes.found[:, first], modes.hits[first]), beta)
+        alone = Modes(modes.z[:, first], modes.found[:, first], modes.hits[first])
+        one = mixture_at(target.select(first), alone, beta, heed)
         return Mixture(modes.z, one.precision.expand(-1, len(target.x), -1, -1), modes.found)
 
     with pytest.MonkeyPatch.context() as patch:
