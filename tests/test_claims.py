@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +31,9 @@ X = images(1)
 
 
 def measured(factor=1.0, seed=0, noise=0.05, x=X, weight=None):
-    """The same decoder, measured by other chains, with all distortions times `factor`."""
-    return scaled(linear_curve(decoder(0) if weight is None else weight, x, noise=noise, seed=seed), factor)
+    """The same decoder, measured by other chains to the same beta, with all distortions times `factor`."""
+    weight = decoder(0) if weight is None else weight
+    return replace(scaled(linear_curve(weight, x, BETAS * factor, noise=noise, seed=seed), factor), beta=BETAS)
 
 
 def verdict(claim, curves, gaps=None, rule=RULE):
@@ -173,6 +175,13 @@ def test_gap_at_most(gap, se, n_images, expected):
     assert found.decisive.where == "beta = 10"
 
 
+def test_a_gap_that_is_no_number_is_undecided_and_stops_nothing():
+    points = pd.DataFrame({"beta": [1.0, 2.0], "gap": [np.inf, 0.1], "gap_se": [np.nan, 0.01], "n_images": 50})
+    found = verdict({"kind": "gap_at_most", "gaps": ["a"], "limit": 0.5}, {}, {"a": points})
+    assert [comparison.verdict for comparison in found.comparisons] == ["undecided", "reproduced"]
+    assert found.decisive.reason == "BDMC found a gap of inf ± nan nats"
+
+
 @pytest.mark.parametrize(
     ("n_betas", "gap", "expected"),
     [(1, 0.4, "reproduced"), (40, 0.4, "reproduced"), (1, 0.674, "not reproduced"), (40, 0.674, "undecided")],
@@ -201,6 +210,17 @@ def test_where_a_curve_is_not_certified_only_one_side_is_believed():
     assert verdict({"kind": "reaches_lower", "pairs": PAIR}, {"a": loose, "b": sure}).verdict == "reproduced"
     bounds = {"a_bound": loose, "b": scaled(sure, 0.5)}  # a variational bound is what it is
     assert verdict({"kind": "below", "pairs": [["b", "a_bound"]]}, bounds).verdict == "reproduced"
+
+
+def test_a_curve_that_ends_early_neither_refutes_nor_supports_the_other():
+    """Cut where it still falls: a smaller end than another's is sure, a larger one may have come down further."""
+    whole, cut = measured(seed=1), measured(seed=1).at(slice(0, 12))
+    claim = {"kind": "reaches_lower", "pairs": PAIR}
+    for curves in ({"a": cut, "b": whole}, {"a": whole, "b": cut}):
+        found = verdict(claim, curves)
+        assert found.verdict == "undecided"
+        assert "ends before the other: " in found.decisive.reason
+    assert verdict(claim, {"a": cut, "b": measured(4.0, seed=2)}).verdict == "reproduced"
 
 
 def test_uncertified_betas_do_not_enter():
@@ -413,10 +433,11 @@ def test_scorecard_counts_and_lists_what_is_not_measured(folder):
     text = markdown(table)
     lines = text.splitlines()
     assert lines[0] == "6 claims: 1 reproduced, 1 not reproduced, 1 undecided, 3 not measured yet."
-    assert lines[4].startswith("| figure0 | a is better than b. | **reproduced** | 1 of 1 | a − b, mid | -0.22")
+    assert lines[4].startswith("| figure0 | a is better than b. | **reproduced** | 1 of 1 | a − b, mid (3 to 12 n")
+    assert re.fullmatch(r".* \| -0\.22\d ± 0\.\d+ ln D \| at most 0 \|", lines[4])
     assert "Gaps are small \\| tight." in lines[5]
     assert "too little of 12 .. 24 nats is measured" in lines[6]
-    assert lines[7] == "| figure1 | a is better than b. | not measured yet |  |  |  |"
+    assert lines[7] == "| figure1 | a is better than b. | not measured yet |  |  |  |  |"
     args = argparse.Namespace(guard=Guard(), verdicts=folder / "verdicts")
     args.output, args.table = folder / "scorecard.md", folder / "scorecard.csv"
     scorecard_command.run(args, {"claims": section})

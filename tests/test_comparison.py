@@ -63,7 +63,7 @@ def test_factor_of_all_distortions_is_found_in_every_replicate(window):
     found = difference(scaled(curve, 1.25), curve, window)
     assert found.value == pytest.approx(np.log(1.25), abs=1e-9)
     assert found.se_images < 1e-9  # though every image has its own curve
-    ends = [least_distortion(mean_curve(c)) for c in (scaled(curve, 1.25), curve)]
+    ends = [least_distortion(mean_curve(c), 1e4) for c in (scaled(curve, 1.25), curve)]
     assert contrast(ends, [1, -1]).value == pytest.approx(np.log(1.25), abs=1e-12)
 
 
@@ -143,6 +143,41 @@ def test_uncertified_betas_are_left_out():
     assert found.values[0] > read([whole], (8.0, 11.0))[0][0].values[0]
 
 
+def test_a_lone_last_beta_says_nothing_of_lower_rates():
+    """Were only the end certified, D there would be read at every rate, as if the curve were vertical all along."""
+    curve = linear_curve(decoder(0, latent_dim=2), images(1), noise=0.1)
+    end = float(curve.mean("rate")[-1])
+    lone = mean_curve(doubted(curve, slice(3, -1)), "lone")
+    window = (0.7 * end, end)
+    (found, whole), _ = read([lone, mean_curve(curve)], window)
+    assert not found.certified
+    assert found.values[0] == pytest.approx(whole.values[0], abs=1e-9)
+    (found,), rates = read([lone], (1.2 * end, 2 * end))  # above the end it does say what D is
+    assert found.certified
+    assert found.values[0] == pytest.approx(np.log(curve.mean("distortion")[-1]))
+    assert rates == pytest.approx((1.2 * end, 2 * end))
+
+
+def test_the_vertical_part_does_not_stand_for_what_was_measured():
+    """Two thirds of the window lie above the end, where D is known; of the rest only the last bit is certified."""
+    curve = linear_curve(decoder(0, latent_dim=2), images(1), noise=0.1)
+    end = float(curve.mean("rate")[-1])
+    rows = np.flatnonzero(curve.mean("rate") < 0.97 * end)
+    window = (0.7 * end, 2 * end)
+    (found,), rates = read([mean_curve(doubted(curve, rows))], window)
+    assert not found.certified
+    assert rates == pytest.approx(window)
+    (found,), rates = read([mean_curve(doubted(curve, rows[:-5]))], window)
+    assert found.certified
+    assert window[0] < rates[0] < end
+
+
+def test_a_curve_that_ends_early_may_come_down_further():
+    curve = mean_curve(linear_curve(decoder(0), images(1), noise=0.1))
+    assert least_distortion(curve, curve.beta[-1]).slack < 1e-3
+    assert least_distortion(curve, 2 * curve.beta[-1]).slack == np.inf
+
+
 def test_bounds_hold_on_one_side_only():
     sure, loose, anything = (Reading("a", np.arange(6.0), 0.1, slack) for slack in (0.0, 0.3, np.inf))
     for readings, coefficients, sides in [
@@ -208,7 +243,7 @@ def test_a_bound_that_ends_in_bad_channels_ends_in_its_best():
     bound = MeanCurve.bound("spoilt", spoilt)
     assert np.allclose(bound.rate[-4:], cut.rate[-1])
     assert np.allclose(bound.distortion[-4:], cut.distortion[-1])
-    assert least_distortion(bound).values[0] == pytest.approx(least_distortion(cut).values[0])
+    assert least_distortion(bound, 2e4).values[0] == pytest.approx(least_distortion(cut, 2e4).values[0])
     for window in (LOW, MID, HIGH):
         assert read([bound], window)[0][0].values[0] == pytest.approx(read([cut], window)[0][0].values[0], abs=1e-3)
 

@@ -80,8 +80,14 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What is compared, and where."""
-        return f"{self.of} − {self.to}, {self.where}" if self.to else f"{self.of}, {self.where}"
+        """What is compared, and where: in a window, at the rates that could be read."""
+        read = "" if math.isnan(self.rates[0]) else " ({:.3g} to {:.3g} nats)".format(*self.rates)
+        return f"{self.of} − {self.to}, {self.where}{read}" if self.to else f"{self.of}, {self.where}{read}"
+
+    @property
+    def limits(self) -> str:
+        """What the claim allows the difference to be."""
+        return f"at most {self.most:.3g}" if self.least == -math.inf else f"{self.least:.3g} to {self.most:.3g}"
 
     @property
     def standard_error(self) -> float:
@@ -254,8 +260,12 @@ def _of_runs(readings: list[Reading]) -> Difference:
 
 def _reaches_lower(case: _Case) -> Iterator[Comparison]:
     for first, second in case.claim["pairs"]:
-        readings = [least_distortion(case.curves[name]) for name in (first, second)]
-        empty = Comparison(first, second, "end", "ln D", 0.0, reason=_uncertified(readings))
+        curves = [case.curves[name] for name in (first, second)]
+        beta_max = max(curve.beta[-1] for curve in curves)
+        readings = [least_distortion(curve, beta_max) for curve in curves]
+        short = [f"{curve.name} at beta = {curve.beta[-1]:.4g}" for curve in curves if curve.beta[-1] < beta_max]
+        reason = f"ends before the other: {', '.join(short)}" if short else _uncertified(readings)
+        empty = Comparison(first, second, "end", "ln D", 0.0, reason=reason)
         yield replace(empty, difference=contrast(readings, [1, -1]))
 
 
@@ -295,8 +305,12 @@ def _excess_at_most(case: _Case) -> Iterator[Comparison]:
 def _gap_at_most(case: _Case) -> Iterator[Comparison]:
     for name in case.claim["gaps"]:
         for point in case.gaps[name].itertuples():
+            empty = Comparison(name, "", f"beta = {point.beta:.4g}", "nats", case.claim["limit"])
             gap = Difference(point.gap, point.gap_se, math.nan, int(point.n_images))
-            yield Comparison(name, "", f"beta = {point.beta:.4g}", "nats", case.claim["limit"], difference=gap)
+            if math.isfinite(point.gap) and math.isfinite(point.gap_se):
+                yield replace(empty, difference=gap)
+            else:
+                yield replace(empty, reason=f"BDMC found a gap of {point.gap:g} ± {point.gap_se:g} nats")
 
 
 KINDS: dict[str, Callable[[_Case], Iterator[Comparison]]] = {

@@ -171,14 +171,16 @@ def mean_log_distortion(
     """ln D(R), averaged evenly in log R over the same rates for every curve.
 
     Above its largest rate R_K a curve is vertical: D lies between D_K - (R - R_K) / beta_K and D_K, and D_K is taken
-    where that is narrow enough. What is not certified does not enter, if enough of the window remains; otherwise the
-    whole window is read, and the readings that it spoils are marked as bounds.
+    where that is narrow enough. What is not certified does not enter, if enough of the window remains, and of what each
+    curve has of it below its R_K; otherwise the whole window is read, and the readings that it spoils are marked as
+    bounds.
 
     Args:
         curves: to be compared.
         window: rates from .. to, nats.
         prolong: how narrow, as a share of D_K.
-        least_coverage: share of the window (in log rate) that all curves must cover.
+        least_coverage: share of the window (in log rate) that all curves must cover; and of the part of it that lies
+            below the largest rate of each.
 
     Returns:
         A reading per curve, and the rates from .. to that were read.
@@ -192,7 +194,9 @@ def mean_log_distortion(
     for certified_only in (True, False):
         read = [_distortion_at(curve, rates, prolong, certified_only) for curve in curves]
         use = np.logical_and.reduce([covered for _, _, covered in read])
-        if use.mean() >= least_coverage:
+        # where curves are vertical all betas say the same; that alone must not stand for what was measured before
+        measured = [rates <= curve.rate[-1, 0] for curve in curves]
+        if min(use[part].mean() for part in (slice(None), *measured) if use[part].size) >= least_coverage:
             break
     else:
         ends = ", ".join(f"{curve.name} {curve.rate[0, 0]:.3g} .. {curve.rate[-1, 0]:.3g}" for curve in curves)
@@ -208,11 +212,11 @@ def mean_log_distortion(
     return readings, (float(rates[use][0]), float(rates[use][-1]))
 
 
-def least_distortion(curve: MeanCurve) -> Reading:
-    """ln D at the largest beta: how far to the left the curve reaches."""
+def least_distortion(curve: MeanCurve, beta_max: float) -> Reading:
+    """ln D at the largest beta, the left end of the curve; where that is below beta_max, it may come down further."""
     values = curve.distortion[-1]
     _check_positive(curve, values)
-    slack = curve.slack[-1] / (curve.beta[-1] * values[0])
+    slack = curve.slack[-1] / (curve.beta[-1] * values[0]) if curve.beta[-1] >= beta_max else math.inf
     return Reading(curve.name, np.log(values), float(curve.distortion_se[-1] / values[0]), float(slack))
 
 
@@ -383,7 +387,9 @@ def _distortion_at(
     if allowed[last]:
         distortion = np.maximum(distortion, curve.distortion[-1])
         beyond = (rates - curve.rate[-1, 0]) / curve.beta[-1]
-        inside |= (best == last) & (beyond <= prolong * abs(curve.distortion[-1, 0]))
+        # below the curve's end the last beta is best only where it is the only one that may be: nothing is known there
+        at_end = (best == last) & (allowed[last - 1] | (beyond >= 0))
+        inside |= at_end & (beyond <= prolong * abs(curve.distortion[-1, 0]))
     return distortion, best, inside
 
 

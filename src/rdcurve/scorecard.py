@@ -15,7 +15,7 @@ from rdcurve.files import FileError
 __all__ = ["MISSING", "counts", "markdown", "scorecard"]
 
 MISSING = "not measured yet"
-_COLUMNS = ("verdict", "decisive", "difference", "standard_error", "unit", "reason", "comparisons", *VERDICTS)
+_COLUMNS = ("verdict", "decisive", "difference", "standard_error", "unit", "limits", "reason", "comparisons", *VERDICTS)
 
 
 def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
@@ -60,8 +60,8 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [
         f"{len(table)} claims: {total}.",
         "",
-        "| figure | statement | verdict | of its comparisons | the one that decides | difference ± standard error |",
-        "|---|---|---|---|---|---|",
+        "| figure | statement | verdict | of its comparisons | the one that decides | difference ± error | limits |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in table.to_dict("records"):
         measured = row["verdict"] != MISSING
@@ -73,6 +73,7 @@ def markdown(table: pd.DataFrame) -> str:
             row["decisive"] if measured else "",
             "" if not measured else row["reason"] if pd.isna(row["difference"])
             else f"{row['difference']:.3g} ± {row['standard_error']:.2g} {row['unit']}",
+            row["limits"] if measured else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -57,6 +57,7 @@ def _summary(decision: Decision) -> dict[str, Any]:
         "difference": value if math.isfinite(value) else None,
         "standard_error": decisive.standard_error if math.isfinite(decisive.standard_error) else None,
         "unit": decisive.unit,
+        "limits": decisive.limits,
         "decisive": decisive.title,
         "reason": decisive.reason,
         "comparisons": len(decision.comparisons),
@@ -72,5 +73,5 @@ def _text(decision: Decision) -> str:
         x = comparison.difference
         value = "-" if x is None else f"{x.value:+.4f} ± {comparison.standard_error:.4f} {comparison.unit}"
         reason = f"  ({comparison.reason})" if comparison.reason else ""
-        lines.append(f"  {comparison.verdict:<15}{comparison.title:<49} {value}{reason}")
+        lines.append(f"  {comparison.verdict:<15}{comparison.title:<70} {value}{reason}")
     return "\n".join(lines)
