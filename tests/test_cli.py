@@ -39,6 +39,29 @@ def test_steps_in_order(bench, capsys):
     assert curve.facts["settings"] == bench.params["curves"]["linear_vae100"]
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"name": "vae10"}, "decoder: is vae10, but prerun linear_vae100 is of the model linear_vae100"),
+        ({"seed": 3}, "decoder: trained with seed = 3, but models.linear_vae100.seed is 6 in params.yaml"),
+        ({"hidden": [8]}, "trained with hidden = [8], but models.linear_vae100.hidden is not given in params.yaml"),
+        ({}, ""),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_settings_is_refused(bench, capsys, facts, message):
+    settings = bench.params["models"]["linear_vae100"] | {k: v for k, v in facts.items() if k != "name"}
+    arguments = {"latent_dim": 3, "n_pixels": 784}
+    facts = {"name": "linear_vae100", "dataset": "mnist", "settings": settings} | facts
+    save_decoder("decoder", Decoder(**arguments).double(), architecture="linear", arguments=arguments, facts=facts)
+    if message:
+        code, line = refused(capsys, *bench.command("prerun"))
+        assert code == 1
+        assert message in line
+        assert not (bench.folder / "tuning").exists()
+    else:
+        main(bench.command("prerun"))
+
+
 def test_own_decoder_against_quadrature(tmp_path):
     """`rdcurve measure` on a nonlinear 2-D decoder in a file of the user's. False-fail rate 1e-6; detects 0.5 nats."""
     (tmp_path / "mine.py").write_text(

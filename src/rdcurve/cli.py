@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one line and a non-zero exit."""
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, datefmt="%H:%M:%S")
+    from rdcurve.commands.checkpoints import check as check_checkpoints
     from rdcurve.commands.guard import Changed, ForeignCode, Guard, check_code_is_tracked
     from rdcurve.files import FileError
-    from rdcurve.settings import SettingsError
+    from rdcurve.settings import SettingsError, read
 
     keeps_state = getattr(args, "state", None) is not None or args.verb == "measure"
     if getattr(args, "time_limit", None) is not None and not (keeps_state and args.time_limit > 0):
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
             check_code_is_tracked(args.params)
         args.guard = Guard(lambda: _settings(args))
         params = args.guard.settings
+        if args.params is not None:
+            check_checkpoints(args, read(args.params))
         command = importlib.import_module(f"rdcurve.commands.{args.verb}")
         command.run(args, params)
     except (Changed, FileError, ForeignCode, SettingsError, FloatingPointError, OSError) as error:

@@ -14,7 +14,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as _to_bytes
 
-__all__ = ["FileError", "check_writable", "load_arrays", "save_arrays", "write_bytes", "write_json", "writing"]
+__all__ = [
+    "FileError",
+    "check_writable",
+    "load_arrays",
+    "load_facts",
+    "save_arrays",
+    "write_bytes",
+    "write_json",
+    "writing",
+]
 
 
 class FileError(ValueError):
@@ -87,17 +96,32 @@ def load_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.n
     Raises:
         FileError: the file is missing, cut, not a safetensors file, or of another kind.
     """
-    if not Path(path).is_file():
-        raise FileError(f"{path}: no such file ({kind} expected)")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get("rdcurve", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(f"{path}: not a readable {kind} file ({error})") from error
+    with _opened(path, kind) as (file, facts):
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     if facts.get("kind") != kind:
         raise FileError(f"{path}: holds {facts.get('kind') or 'something unknown'}, not {kind}")
     return arrays, facts
+
+
+def load_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What such a file, of whatever kind, says of itself.
+
+    Raises:
+        FileError: the file is missing, cut, or not a safetensors file.
+    """
+    with _opened(path, "safetensors") as (_, facts):
+        return facts
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[safe_open, dict[str, Any]]]:
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file ({what} expected)")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file, json.loads((file.metadata() or {}).get("rdcurve", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"{path}: not a readable {what} file ({error})") from error
 
 
 def _fsync(path: Path) -> None:
