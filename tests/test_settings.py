@@ -42,8 +42,14 @@ def put(params, dotted, value):
         (
             "curves.linear_vae100.model",
             "vae11",
-            "model 'vae11' is not one of the models and compositions: linear_vae100",
+            "model 'vae11' is not one of the decoders among models and compositions: linear_vae100",
         ),
+        ("curves.vae10.model", "cnn", "model 'cnn' is not one of the decoders among models and compositions: linear"),
+        ("compositions.gan2_features.classifier", "vae2", "classifier: 'vae2' is not one of the classifiers among the"),
+        ("compositions.gan2_features.decoder", "cnn", "decoder: 'cnn' is not one of the decoders among the models"),
+        ("figures.figure11.curves", {"vae10_seed11": "x"}, "figure11.curves: 'vae10_seed11' is not one of the curves"),
+        ("claims.figure5.windows.low", [3.0, 0.5], "windows.low: from 3.0 to 0.5 nats is no window"),
+        ("likelihood.curves.gan10", "own", "likelihood.curves.gan10: only a VAE has noise of its own; give a variance"),
         ("figures.figure3.curves", {"vae11": "x"}, "figures.figure3.curves: 'vae11' is not one of the curves"),
         ("closed_form", {"vae11": {}}, "closed_form: 'vae11' is not one of the curves"),
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
@@ -79,6 +85,30 @@ def test_wrong_settings_are_named(params, where, value, message):
     with pytest.raises(SettingsError) as error:
         settings.check(wrong)
     assert message in str(error.value)
+
+
+def test_a_trainer_is_told_the_architectures_that_it_can_train(params):
+    """A GAN needs a discriminator, which a linear decoder has none of."""
+    gan = params["models"]["gan10"] | {"architecture": "linear"}
+    params["models"]["gan10"] = {key: value for key, value in gan.items() if key not in ("hidden", "activation")}
+    with pytest.raises(SettingsError, match=r"models\.gan10\.architecture: 'linear' is not one of mlp"):
+        settings.check(params)
+
+
+def test_claims_have_ids_of_their_own(params):
+    first, second, *_ = params["claims"]["figure5"]["claims"]
+    second["id"] = first["id"]
+    with pytest.raises(SettingsError, match=r"claims\.figure5\.fig5_vae_below_gan: 2 claims have this id"):
+        settings.check(params)
+
+
+def test_runs_are_of_one_curve(params):
+    """The bias that `over: runs` lets drop out is common to runs of one tuning alone."""
+    (claim,) = params["claims"]["figure10"]["claims"]
+    assert claim["over"] == "runs"
+    claim["pairs"][0] = ["vae10_seed11", "vae2"]
+    with pytest.raises(SettingsError, match="vae10_seed11 and vae2 are no runs of one curve, as over: runs asks"):
+        settings.check(params)
 
 
 def test_missing_settings_are_named(params):

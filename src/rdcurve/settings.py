@@ -52,14 +52,15 @@ def check(params: Any) -> None:
     _check_finite(params)
     _known("datasets", params["models"], "dataset", params["datasets"])
     _known("datasets", params["curves"], "dataset", params["datasets"])
+    classifiers = [name for name, entry in params["models"].items() if entry["trainer"] == "classifier"]
+    decoders = [name for name in params["models"] if name not in classifiers]
     for name, entry in params["compositions"].items():
         where = f"compositions.{name}"
         if name in params["models"]:
             raise SettingsError(f"{where}: {name!r} is also the name of a model")
-        for part in ("decoder", "classifier"):
-            _one_of(f"{where}.{part}: {entry[part]!r}", entry[part], params["models"], "models")
-    decoders = {**params["models"], **params["compositions"]}
-    _known("models and compositions", params["curves"], "model", decoders)
+        for part, legal in (("decoder", decoders), ("classifier", classifiers)):
+            _one_of(f"{where}.{part}: {entry[part]!r}", entry[part], legal, f"{part}s among the models")
+    _known("decoders among models and compositions", params["curves"], "model", [*decoders, *params["compositions"]])
     for name, entry in params["closed_form"].items():
         _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
         if entry != params["curves"][name]:
@@ -70,23 +71,12 @@ def check(params: Any) -> None:
     _check_repeats(params)
     measured = {**params["curves"], **params["repeats"]}
     _check_variational(params)
-    for figure, entry in params["figures"].items():
-        for name in names_of_figure(entry):
-            _one_of(f"figures.{figure}.curves: {name!r}", name, measured, "curves and repeats")
-        for name in names_of_figure(entry, "variational"):
-            _one_of(f"figures.{figure}.variational: {name!r}", name, params["variational"], "variational curves")
-        if "illustration" in entry:
-            name = entry["illustration"]
-            _one_of(f"figures.{figure}.illustration: {name!r}", name, params["illustrations"], "illustrations")
-    for figure, entry in params["claims"].items():
-        for kind, legal in (("curves", measured), ("variational", params["variational"]), ("bdmc", params["curves"])):
-            for name in names_of_claims(entry)[kind]:
-                _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
-        for claim in entry["claims"]:
-            for window in claim.get("windows", []):
-                _one_of(f"claims.{figure}.{claim['id']}: window {window!r}", window, entry["windows"], "windows")
-    for name in params["likelihood"]["curves"]:
+    _check_figures(params, measured)
+    _check_claims(params, measured)
+    for name, variance in params["likelihood"]["curves"].items():
         _one_of(f"likelihood.curves: {name!r}", name, params["curves"], "curves")
+        if variance == "own" and params["models"].get(params["curves"][name]["model"], {}).get("trainer") != "vae":
+            raise SettingsError(f"likelihood.curves.{name}: only a VAE has noise of its own; give a variance")
     for curve, entry in params["curves"].items():
         network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
         trained_on = params["models"][network]["dataset"]
@@ -160,6 +150,41 @@ def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:
         for name in _leaves([claim.get(key, []) for key in ("pairs", "groups", "margins", "excesses")]):
             found["variational" if name in entry.get("variational", []) else "curves"].append(name)
     return {kind: list(dict.fromkeys(listed)) for kind, listed in found.items()}
+
+
+def _check_figures(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    for figure, entry in params["figures"].items():
+        legal, kind = measured, "curves and repeats"
+        if entry.get("kind") == "reconstructions":
+            legal, kind = params["curves"], "curves"
+        for name in names_of_figure(entry):
+            _one_of(f"figures.{figure}.curves: {name!r}", name, legal, kind)
+        for name in names_of_figure(entry, "variational"):
+            _one_of(f"figures.{figure}.variational: {name!r}", name, params["variational"], "variational curves")
+        if "illustration" in entry:
+            name = entry["illustration"]
+            _one_of(f"figures.{figure}.illustration: {name!r}", name, params["illustrations"], "illustrations")
+
+
+def _check_claims(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    for figure, entry in params["claims"].items():
+        for kind, legal in (("curves", measured), ("variational", params["variational"]), ("bdmc", params["curves"])):
+            for name in names_of_claims(entry)[kind]:
+                _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
+        for window, (low, high) in entry["windows"].items():
+            if not low < high:
+                raise SettingsError(f"claims.{figure}.windows.{window}: from {low} to {high} nats is no window")
+        ids = [claim["id"] for claim in entry["claims"]]
+        for claim in entry["claims"]:
+            where = f"claims.{figure}.{claim['id']}"
+            if ids.count(claim["id"]) > 1:
+                raise SettingsError(f"{where}: {ids.count(claim['id'])} claims have this id")
+            for window in claim.get("windows", []):
+                _one_of(f"{where}: window {window!r}", window, entry["windows"], "windows")
+            for pair in claim["pairs"] if claim.get("over") == "runs" else []:
+                tunings = [params["repeats"].get(name, {"curve": name})["curve"] for name in pair]
+                if len(set(tunings)) > 1:
+                    raise SettingsError(f"{where}: {' and '.join(pair)} are no runs of one curve, as over: runs asks")
 
 
 def _check_repeats(params: Mapping[str, Any]) -> None:
