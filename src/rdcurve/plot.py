@@ -418,7 +418,8 @@ def _draw_differences(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) 
 
 def _note(curves: Sequence[Drawn], below: Below | None) -> str:
     """What the marks mean."""
-    parts = ["Upper bounds, with bands of ±2 standard errors over the chains"]
+    images = " and ".join(dict.fromkeys(str(curve.curve.rate.shape[1]) for curve in curves))
+    parts = [f"Upper bounds on {images} images, with bands of ±2 standard errors over the chains"]
     if any(curve.uncertified.any() for curve in curves):
         parts.append("ticks: not certified on these images")
     if any(curve.variational for curve in curves):
@@ -441,15 +442,19 @@ def _note(curves: Sequence[Drawn], below: Below | None) -> str:
 
 
 def _gap_text(curves: Sequence[Drawn], key: Key) -> str:
-    """Largest BDMC gaps of the curves with a key, one after another."""
-    texts = []
-    for gaps in (curve.gaps for curve in curves if curve.key == key):
-        if gaps is not None and gaps.empty:
-            texts.append("no BDMC")
-        elif gaps is not None:
-            worst = gaps.loc[gaps["gap"].idxmax()]
-            texts.append(f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}")
-    return ", ".join(dict.fromkeys(texts))
+    """Largest BDMC gaps of the curves with a key, one after another; with their names, where they differ."""
+    texts = {}
+    for curve in curves:
+        if curve.key != key or curve.gaps is None:
+            continue
+        if curve.gaps.empty:
+            texts[curve.name] = "no BDMC"
+        else:
+            worst = curve.gaps.loc[curve.gaps["gap"].idxmax()]
+            texts[curve.name] = f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}"
+    if len(set(texts.values())) > 1:
+        return ", ".join(f"{name} {text}" for name, text in texts.items())
+    return next(iter(texts.values()), "")
 
 
 def _legend_below(

@@ -24,11 +24,9 @@ def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
             *dict.fromkeys(f"results/decoders/{curve['model']}.safetensors" for curve in settings),
             *dict.fromkeys(f"results/data/{curve['dataset']}" for curve in settings),
         ]
-    # a repeat of a curve has the gaps of that curve
-    bounded = dict.fromkeys(params["repeats"].get(name, {"curve": name})["curve"] for name in curves)
     return [
         *measured,
-        *(f"results/bdmc/{name}.csv" for name in bounded),
+        *(f"results/bdmc/{name}.csv" for name in curves if name in params["curves"]),  # repeats have none of their own
         *(f"results/exact/{name}.safetensors" for name in curves if name in params["closed_form"]),
         *(f"results/variational/{name}.safetensors" for name in names_of_figure(entry, "variational")),
     ]

@@ -54,7 +54,12 @@ rule decide:
         key=fresh("claims_{claimed}"),
     output:
         verdicts="results/claims/{claimed}.json",
-        table="results/claims/{claimed}.csv",
+        table=report(
+            "results/claims/{claimed}.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"claims": "{claimed}"},
+        ),
     log:
         "results/logs/claims/{claimed}.log",
     benchmark:
@@ -75,7 +80,7 @@ rule scorecard:
         key=fresh("scorecard"),
     output:
         text="results/claims/scorecard.md",
-        table=report("results/claims/scorecard.csv", category="Claims"),
+        table=report("results/claims/scorecard.csv", category="Claims", labels={"claims": "all"}),
     log:
         "results/logs/scorecard.log",
     benchmark:
@@ -96,7 +101,7 @@ rule tabulate:
         key=fresh("likelihood"),
     output:
         text="results/likelihood/likelihood.md",
-        table=report("results/likelihood/likelihood.csv", category="Likelihood"),
+        table=report("results/likelihood/likelihood.csv", caption="../report/likelihood.rst", category="Likelihood"),
     log:
         "results/logs/likelihood.log",
     benchmark:

@@ -113,7 +113,8 @@ def _panel(
         file = f"{name}.safetensors"
         curve = measured[name]
         exact = RDCurve.load(_folder(args, "exact") / file).first(n_images) if name in closed_form else None
-        gaps = _gaps(_folder(args, "bdmc") / f"{curve.facts.get('curve', name)}.csv")  # a repeat has its curve's gaps
+        repeat = curve.facts.get("curve", name) != name  # BDMC has tried the curve itself
+        gaps = None if repeat else _gaps(_folder(args, "bdmc") / f"{name}.csv")
         drawn.append(Drawn(name, curve, **_look(look), gaps=gaps, exact=exact))
     for name, look in entry.get("variational", {}).items():
         curve = RDCurve.load(_folder(args, "variational") / f"{name}.safetensors").first(n_images)
