@@ -44,3 +44,5 @@ def test_report_is_one_page_with_figures_and_captions(targets):
     page = targets.path("report.html").read_text()
     assert "figure5" in page
     assert "scorecard" in page
+    assert "Depth does not help." in page  # the statements beside their verdicts
+    assert "Their data are other data" in page  # what log-likelihoods must not be compared without
