@@ -2,6 +2,7 @@
 
 import re
 from argparse import Namespace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -340,6 +341,28 @@ def test_differences_of_curves_from_the_mean_of_the_others():
         draw(Drawn("a", synthetic(), label="a"), Drawn("b", synthetic(n_betas=9), label="b"), below="differences")
 
 
+def test_gaps_of_several_curves_with_one_entry_are_told_apart():
+    a, b = synthetic(seed=1), synthetic(seed=2)
+    panels = [
+        Panel(
+            [Drawn(name, curve, label="seed 7", gaps=bdmc_points(curve, gap)), Drawn("x", curve, label="seed 21")], "D"
+        )
+        for name, curve, gap in (("vae100", a, 0.29), ("gan100", b, 0.41))
+    ]
+    texts = [text.get_text() for text in draw(panels=panels, width=6.8).legends[0].get_texts()]
+    assert texts == ["seed 7: vae100 0.29 ± 0.05, gan100 0.41 ± 0.05", "seed 21"]
+
+
+def test_a_curve_that_came_with_bounds_is_drawn_with_its_largest_gap():
+    curve = synthetic(seed=1)
+    points = bdmc_points(curve, 0.29).assign(acceptance=0.8, n_images=5)
+    worst = points.loc[points["gap"].idxmax()]
+    ax = replace(curve, facts=curve.facts | {"bdmc": points.to_dict("list")}).plot()
+    (text,) = ax.get_legend().get_texts()
+    assert text.get_text() == f"largest BDMC gap: {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats"
+    assert curve.plot().get_legend() is None
+
+
 def test_gaps_stand_at_the_rates_of_their_betas():
     curve = synthetic()
     points = bdmc_points(curve, 0.5, 12)
@@ -424,6 +447,15 @@ def test_command_writes_three_formats(folder, capsys):
     paths = run(folder, {"curves": {"vae2": "VAE2", "vae10": "VAE10"}, "max_distortion": 50})
     assert all(path.stat().st_size > 5000 for path in paths)
     assert re.match(r"f: .*f\.svg, .*f\.pdf, .*f\.png\n", capsys.readouterr().out)
+
+
+def test_command_gives_a_repeat_no_gaps(folder, monkeypatch):
+    """BDMC has tried the curve that it repeats, not the repeat."""
+    seen = {}
+    monkeypatch.setattr(command, "figure", lambda panels, **more: seen.update(panels=panels) or plt.figure())
+    synthetic("vae10").save(folder / "curves/vae10_seed11.safetensors")  # whose facts name vae10
+    run(folder, {"curves": {"vae10": "a", "vae10_seed11": "b"}})
+    assert [curve.gaps is None for curve in seen["panels"][0].curves] == [False, True]
 
 
 def test_command_draws_what_the_entry_says(folder, monkeypatch):

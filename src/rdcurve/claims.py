@@ -22,7 +22,8 @@ Differences are in ln D, the relative difference of distortions at equal rate (o
     below           mean of ln D over a window of rates, first less second                       .. 0
     no_worse        the same                                                                     .. margin
     same            the same                                                                     -margin .. margin
-    reaches_lower   ln D at the largest beta, first less second                                  .. 0
+    reaches_lower   ln D at the largest beta, first less second; that of a curve that ends at a
+                    smaller beta than the other is known from above alone                        .. 0
     within_spread   mean square difference of ln D within groups                                 .. margin^2
                     the same, less that between groups                                           .. 0
     smaller_margin  two differences as in `below`, the former less the latter                    .. 0

@@ -168,11 +168,14 @@ def draw_curve(
     Args:
         ax: rate across on a log axis.
         curve: with K betas.
-        label: in the legend.
+        label: in the legend; default: the largest BDMC gap, in a legend of its own, where bounds came with the curve.
         uncertified: [K] bool, where to draw ticks; default: where `curve.certified` is False.
         line: properties of the line, for example color, marker, linestyle.
     """
     uncertified = ~curve.certified if uncertified is None else uncertified
+    own_legend = label is None and curve.gaps is not None and not curve.gaps.empty
+    if own_legend:
+        label = f"largest BDMC gap: {_largest(curve.gaps)} nats"
     positive = curve.mean("rate") > 0
     curve, uncertified = curve.at(positive), uncertified[positive]
     distortion, rate = curve.mean("distortion"), curve.mean("rate")
@@ -192,6 +195,8 @@ def draw_curve(
             gid=NOT_CERTIFIED,
             path_effects=[TickedStroke(spacing=4, angle=60, length=1.1)],
         )
+    if own_legend:
+        ax.legend(frameon=False)
 
 
 def figure(
@@ -441,6 +446,12 @@ def _note(curves: Sequence[Drawn], below: Below | None) -> str:
     return "; ".join(parts) + "."
 
 
+def _largest(gaps: pd.DataFrame) -> str:
+    """The largest of BDMC points, with its standard error."""
+    worst = gaps.loc[gaps["gap"].idxmax()]
+    return f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}"
+
+
 def _gap_text(curves: Sequence[Drawn], key: Key) -> str:
     """Largest BDMC gaps of the curves with a key, one after another; with their names, where they differ."""
     texts = {}
@@ -450,8 +461,7 @@ def _gap_text(curves: Sequence[Drawn], key: Key) -> str:
         if curve.gaps.empty:
             texts[curve.name] = "no BDMC"
         else:
-            worst = curve.gaps.loc[curve.gaps["gap"].idxmax()]
-            texts[curve.name] = f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}"
+            texts[curve.name] = _largest(curve.gaps)
     if len(set(texts.values())) > 1:
         return ", ".join(f"{name} {text}" for name, text in texts.items())
     return next(iter(texts.values()), "")
