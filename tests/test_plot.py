@@ -399,6 +399,16 @@ def test_same_data_same_bytes(tmp_path):
         assert len(first) > 5000
 
 
+def test_the_last_digit_of_a_sum_changes_no_byte(tmp_path):
+    """It may differ from run to run, and reaches the layout through the limits of the axes."""
+    curve, found = synthetic(), set()
+    for k in range(4):
+        other = replace(curve, rate=curve.rate * (1 + 2e-15 * k), distortion=curve.distortion * (1 + 2e-15 * k))
+        save(draw(Drawn("a", other, label="a")), [tmp_path / f"{k}.svg"], 80)
+        found.add((tmp_path / f"{k}.svg").read_bytes())
+    assert len(found) == 1
+
+
 def test_curves_draw_themselves():
     curve = synthetic(uncertified=slice(20, 30))
     ax = curve.plot(label="mine", color="black")

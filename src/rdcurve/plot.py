@@ -260,8 +260,16 @@ def figure(
 
 
 def save(drawing: Figure, paths: Sequence[Path], dpi: int) -> None:
-    """Write the figure in the formats that the suffixes say, byte-equal for equal data."""
+    """Write the figure in the formats that the suffixes say, byte-equal for equal data.
+
+    The layout is kept as it is at first, less its last digits: they may differ from run to run, as sums do by where in
+    memory their terms lie, and the names of clip paths in an SVG are made from them.
+    """
     with plt.rc_context({"svg.hashsalt": "rdcurve"}):
+        drawing.draw_without_rendering()
+        drawing.set_layout_engine("none")
+        for ax in drawing.axes:
+            ax.set_position(np.round(ax.get_position().bounds, 6))
         for path in paths:
             with writing(path) as temporary:
                 drawing.savefig(temporary, dpi=dpi, metadata=FORMATS[path.suffix])
