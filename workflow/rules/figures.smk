@@ -80,7 +80,9 @@ rule scorecard:
         key=fresh("scorecard"),
     output:
         text="results/claims/scorecard.md",
-        table=report("results/claims/scorecard.csv", category="Claims", labels={"claims": "all"}),
+        table=report(
+            "results/claims/scorecard.csv", category="Claims", labels={"claims": "all"}
+        ),
     log:
         "results/logs/scorecard.log",
     benchmark:
@@ -101,7 +103,11 @@ rule tabulate:
         key=fresh("likelihood"),
     output:
         text="results/likelihood/likelihood.md",
-        table=report("results/likelihood/likelihood.csv", caption="../report/likelihood.rst", category="Likelihood"),
+        table=report(
+            "results/likelihood/likelihood.csv",
+            caption="../report/likelihood.rst",
+            category="Likelihood",
+        ),
     log:
         "results/logs/likelihood.log",
     benchmark:
