@@ -106,7 +106,7 @@ def test_every_part_is_reported_and_one_refutes_the_whole():
     assert parts["copy", "mid"] == "undecided"
     assert found.verdict == "not reproduced"
     assert found.counts() == {"reproduced": 2, "not reproduced": 1, "undecided": 3}
-    assert found.decisive.title == "large − small, low"
+    assert found.decisive.title == "large − small, low (0.5 to 3 nats)"
     without = verdict({"kind": "below", "pairs": [["large", "small"], ["large", "copy"]], "windows": ["high"]}, curves)
     assert without.verdict == "undecided"
 

@@ -419,7 +419,7 @@ def params():
         ("width", 0, "width: 0 is less than the minimum of 1"),
         ("width", None, "'width' is a required property"),
         ("hidden", [8], "unknown key 'hidden'; legal keys: dataset, architecture, latent_dim, width"),
-        ("dataset", "mnist", "dataset: 'cifar10' was expected"),
+        ("dataset", "mnist", "dataset: 'mnist' is not one of cifar10"),
         ("batch_size", 1, "batch_size: 1 is less than the minimum of 2"),
     ],
 )

@@ -26,9 +26,10 @@ def check(args: argparse.Namespace, params: Mapping[str, Any]) -> None:
         FileError: names the checkpoint and both values.
     """
     for path, name in _checkpoints(args, params):
-        if not path.is_file():
-            continue  # the step says so, and what it wants there
-        facts = load_facts(path)
+        try:
+            facts = load_facts(path)
+        except FileError:
+            continue  # missing or damaged: the step says so, and what it wants there
         if facts.get("name", name) != name:
             raise FileError(f"{path}: is {facts['name']}, but {args.verb} {args.name} is of the model {name}")
         if name in params["compositions"]:
