@@ -26,10 +26,10 @@ DECIDED = ("figure4a", "figure5", "figure6a", "figure6b", "figure8", "figure9", 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, mirror):
-    """A stranger's clone of the committed state, with the published figures pulled."""
+    """A stranger's clone of the committed state, with the published figures and verdicts pulled."""
     here = Project(ROOT, mirror)
     clone = here.clone(tmp_path_factory.mktemp("published") / "clone")
-    clone.run("dvc", "pull", "--quiet", *FIGURES)
+    clone.run("dvc", "pull", "--quiet", *FIGURES, *(f"claims_{figure}" for figure in DECIDED))
     return clone
 
 
@@ -40,12 +40,13 @@ def published(clone):
     return clone
 
 
-def test_pulled_figure_is_fresh(clone):
+def test_what_was_pulled_is_fresh(clone):
     """The published results belong to the committed code and settings: nothing to do."""
-    for figure in FIGURES:
-        assert clone.path(f"results/figures/{figure}.svg").exists()
-        assert clone.snakemake(figure) == []
-        assert "Nothing to be done" in clone.last.stdout
+    figures = [f"results/figures/{figure}.svg" for figure in FIGURES]
+    verdicts = [f"results/claims/{figure}.json" for figure in DECIDED]
+    assert all(clone.path(name).exists() for name in figures + verdicts)
+    assert clone.snakemake(*FIGURES, *verdicts) == []
+    assert "Nothing to be done" in clone.last.stdout
 
 
 def test_figure3_lies_on_its_closed_form(published):
