@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,11 @@ class Survey:
         self.recorded = {out.fs_path: out.hash_info for stage in self.repo.index.stages for out in stage.outs}
         self.has_remote = bool(self.repo.config["core"].get("remote"))
         self._pulled_run_cache = False
+        # Snakemake lists a folder once, at the first of several targets, and takes what comes later for missing
+        KEYS.mkdir(parents=True, exist_ok=True)
+        for stage in self.repo.index.stages:
+            with suppress(FileExistsError):
+                (KEYS / stage.addressing).touch(exist_ok=False)
 
     def settle(self, target: str, look_only: bool) -> None:
         """Reach a verdict on `target` and all upstream. With `look_only` nothing is pulled or restored."""
@@ -137,7 +143,6 @@ def _is_complete(stage: Stage) -> bool:
 
 
 def _write_key(stage: str, reasons: list[str]) -> None:
-    KEYS.mkdir(parents=True, exist_ok=True)
     path = KEYS / stage
     if reasons:
         path.write_text(f"stale at {time.time_ns()}: {'; '.join(reasons)}\n")
