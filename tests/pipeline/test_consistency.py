@@ -80,10 +80,20 @@ def test_code_that_a_step_loads_is_declared(stages):
         elif args.verb == "illustrate":
             module = f"rdcurve.illustrations.{args.name}"
         commands.setdefault((f"rdcurve.commands.{args.verb}", module), (name, stage))
-    for loads, (name, stage) in commands.items():
-        code = f"import importlib, sys; [importlib.import_module(m) for m in {loads} if m]; print(*sys.modules)"
-        loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-        modules = {m.replace(".", "/") for m in loaded if m.partition(".")[0] == "rdcurve"}
+    # what they all import is imported once, and each command in a fork of that process
+    code = f"""
+import importlib, os, pandas, seaborn, sys, torch
+for modules in {list(commands)}:
+    if not os.fork():
+        for module in filter(None, modules):
+            importlib.import_module(module)
+        print(*(module for module in sys.modules if module.partition(".")[0] == "rdcurve"), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, modules
+"""
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    for (name, stage), line in zip(commands.values(), text.splitlines(), strict=True):
+        modules = {module.replace(".", "/") for module in line.split()}
         package = ROOT / "src"
         files = {p for m in modules for p in (f"{m}.py", f"{m}/__init__.py") if (package / p).exists()}
         declared = [dep.def_path.removeprefix("src/") for dep in stage.deps if dep.def_path.startswith("src/")]

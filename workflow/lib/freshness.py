@@ -38,14 +38,17 @@ class Survey:
 
         self.repo = Repo(_wait_for_lock=True)
         self.reasons: dict[str, list[str]] = {}  # stage -> why it is stale; empty where it is fresh
-        self.recorded = {out.fs_path: out.hash_info for stage in self.repo.index.stages for out in stage.outs}
+        # kept here, for DVC forgets its index, and reads all files again, each time that it takes its lock
+        self.graph = self.repo.index.graph  # edges lead from a stage to those it needs
+        self.stages = {stage.addressing: stage for stage in self.graph}
+        self.recorded = {out.fs_path: out.hash_info for stage in self.graph for out in stage.outs}
         self.has_remote = bool(self.repo.config["core"].get("remote"))
         self._pulled_run_cache = False
         # Snakemake lists a folder once, at the first of several targets, and takes what comes later for missing
         KEYS.mkdir(parents=True, exist_ok=True)
-        for stage in self.repo.index.stages:
+        for name in self.stages:
             with suppress(FileExistsError):
-                (KEYS / stage.addressing).touch(exist_ok=False)
+                (KEYS / name).touch(exist_ok=False)
 
     def settle(self, target: str, look_only: bool) -> None:
         """Reach a verdict on `target` and all upstream. With `look_only` nothing is pulled or restored."""
@@ -53,12 +56,10 @@ class Survey:
         from dvc.repo import lock_repo
 
         with lock_repo(self.repo):
-            graph = self.repo.index.graph  # edges lead from a stage to those it needs
-            (goal,) = self.repo.stage.collect(target)
-            chain = list(nx.dfs_postorder_nodes(graph, goal))
+            chain = list(nx.dfs_postorder_nodes(self.graph, self.stages[target]))
             for stage in chain:
                 if stage.addressing not in self.reasons:
-                    needs = list(graph.successors(stage))
+                    needs = list(self.graph.successors(stage))
                     self.reasons[stage.addressing] = self._judge(stage, needs, look_only)
                     _write_key(stage.addressing, self.reasons[stage.addressing])
             self._put_in_time_order(chain)
@@ -101,7 +102,7 @@ class Survey:
             print(f"dvc: could not pull {' '.join(absent)}: {error}", file=sys.stderr)
         for stage in stages:
             # a data set that others publish is in no remote of ours; bring it now, while there is a network
-            if not _is_complete(stage) and not list(self.repo.index.graph.successors(stage)):
+            if not _is_complete(stage) and not list(self.graph.successors(stage)):
                 self.repo.reproduce(stage.addressing, single_item=True)
 
     def _restore(self, stage: Stage) -> bool:
@@ -125,9 +126,8 @@ class Survey:
 
     def _put_in_time_order(self, chain: list[Stage]) -> None:
         newest: dict[Stage, int] = {}
-        graph = self.repo.index.graph
         for stage in chain:
-            latest = max((newest[need] for need in graph.successors(stage)), default=0)
+            latest = max((newest[need] for need in self.graph.successors(stage)), default=0)
             products = [*(Path(out.fs_path) for out in stage.outs), BENCHMARKS / f"{stage.addressing}.tsv"]
             for path in products:
                 if path.exists():
