@@ -35,7 +35,7 @@ class Bench:
 
     def __init__(self, folder: Path, n_temperatures: int = 60) -> None:
         self.folder = folder
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params = yaml.load((ROOT / "params.yaml").read_text(), Loader=yaml.CSafeLoader)
         small = {"beta_max": 5, "n_temperatures": n_temperatures, "n_recorded": 10}
         small |= {"ais": {"n_chains": 6}, "bdmc": {"n_chains": 3}}
         params["curves"]["linear_vae100"] |= small
@@ -60,7 +60,7 @@ class Bench:
         """The same files in another folder."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         other = object.__new__(Bench)
-        other.folder, other.params = folder, yaml.safe_load((folder / "params.yaml").read_text())
+        other.folder, other.params = folder, yaml.load((folder / "params.yaml").read_text(), Loader=yaml.CSafeLoader)
         return other
 
     @property
@@ -69,7 +69,7 @@ class Bench:
         return self.params["curves"]["linear_vae100"]
 
     def save(self) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+        (self.folder / "params.yaml").write_text(yaml.dump(self.params, Dumper=yaml.CSafeDumper))
 
     def command(self, verb: str, *more: str) -> list[str]:
         name = "figure3" if verb == "plot" else "linear_vae100"

@@ -14,6 +14,7 @@ import yaml
 __all__ = ["SettingsError", "check", "names_of_claims", "names_of_figure", "read", "section"]
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where PyYAML was built with it
 
 
 class SettingsError(ValueError):
@@ -27,7 +28,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         SettingsError: not readable, or not what the schema and the cross-references ask for.
     """
     try:
-        params = yaml.safe_load(Path(path).read_text())
+        params = yaml.load(Path(path).read_text(), Loader=_LOADER)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
@@ -45,7 +46,7 @@ def check(params: Any) -> None:
     Raises:
         SettingsError: the first thing that is wrong.
     """
-    validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
+    validator = jsonschema.Draft202012Validator(yaml.load(SCHEMA.read_text(), Loader=_LOADER))
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
     if error is not None:
         raise SettingsError(_explain(error))
