@@ -209,17 +209,24 @@ def test_time_limit_needs_a_place_for_the_state(bench, monkeypatch, capsys, verb
     assert not (bench.folder / "state").exists()
 
 
-def test_time_limit_of_a_process_that_waits_for_another(bench):
-    """A second process on one key leaves at its time limit, too."""
+@pytest.mark.parametrize("by", ["the time limit", "SIGTERM"])
+def test_a_process_that_waits_for_another_is_stopped(bench, by):
+    """A second process on one key leaves at its time limit, or when it is asked to, too."""
     line = command(bench, "ais up", "--state", "state", "--save-every", "0.005")
     forget(bench, "ais up")
     first = bench.fork(*line)
     wait_for_state(bench, first)
     os.kill(first.pid, signal.SIGSTOP)
-    second = bench.fork(*line, "--time-limit", "0.2")
+    second = bench.fork(*line, *(["--time-limit", "0.2"] if by == "the time limit" else []))
     try:
-        second.join(3)
+        if by == "SIGTERM":
+            deadline = time.monotonic() + 60
+            while "another process works on" not in bench.log() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.kill(second.pid, signal.SIGTERM)
+        second.join(60)  # the first stands still: else the second would wait on
         assert second.exitcode == 75, bench.log()
+        assert f"stopped by {by} while another process worked on the same run" in bench.log()
     finally:
         for process in (second, first):
             process.kill()

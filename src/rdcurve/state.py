@@ -72,15 +72,23 @@ class Checkpoint:
         self._states: dict[str, Any] = {}
 
     def __enter__(self) -> Checkpoint:
-        if self.folder is not None:
-            self._lock = self._acquire(self.folder)
         # handlers only set a flag: real work inside a signal handler can hang
         self._handlers = {
             number: signal.signal(number, self._request_stop)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
             if self.folder is not None
         }
-        self._found = self._load()
+        for handler in self._handlers.values():  # a signal that came to a run around this one, too late for its loops
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Checkpoint) and outer._stop is not None:
+                self._stop = outer._stop
+        try:
+            if self.folder is not None:
+                self._lock = self._acquire(self.folder)
+            self._found = self._load()
+        except BaseException:
+            self._restore_handlers()
+            raise
         return self
 
     @staticmethod
@@ -106,9 +114,9 @@ class Checkpoint:
                 if not told:
                     logger.info("another process works on %s; waiting for it", folder)
                     told = True
-                if time.monotonic() > self._deadline:
+                if self._stop is not None or time.monotonic() > self._deadline:
                     lock.close()
-                    raise Interrupted("stopped by the time limit while another process worked on the same run")
+                    raise Interrupted(f"stopped by {self._why()} while another process worked on the same run")
                 time.sleep(0.1)
             try:  # the one before us may have finished and removed the folder while we waited
                 if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
@@ -118,13 +126,19 @@ class Checkpoint:
             lock.close()
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._restore_handlers()
         if self.folder is not None:
             self._lock.close()
 
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop = number
+
+    def _why(self) -> str:
+        return "the time limit" if self._stop is None else signal.Signals(self._stop).name
 
     def _load(self) -> dict[str, Tensor]:
         """The newest whole state; empty if there is none."""
@@ -185,13 +199,12 @@ class Checkpoint:
         """
         if self.folder is None:
             return
-        stop, now = self._stop, time.monotonic()
-        late = now > self._deadline
-        if stop is not None or late or now - self._saved_at >= self.every:
+        now = time.monotonic()
+        stop = self._stop is not None or now > self._deadline
+        if stop or now - self._saved_at >= self.every:
             self._save()
-        if stop is not None or late:
-            why = "the time limit" if stop is None else signal.Signals(stop).name
-            raise Interrupted(f"stopped by {why}; the state is saved, run the command again")
+        if stop:
+            raise Interrupted(f"stopped by {self._why()}; the state is saved, run the command again")
 
     def _save(self) -> None:
         assert self.folder is not None

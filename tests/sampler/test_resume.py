@@ -902,3 +902,14 @@ def test_curve_on_two_threads_to_the_bit(splittable):
     whole = formal_run(target, tuning, RECORDED, KERNEL, **SPLIT)
     torch.set_num_threads(2)
     assert same(formal_run(target, tuning, RECORDED, KERNEL, **SPLIT), whole)
+
+
+def test_a_signal_just_before_a_run_within_a_run_stops_it(tmp_path):
+    """`measure` keeps the state of its own parts around that of its formal run: neither loop may miss the signal."""
+    with pytest.raises(Interrupted, match="SIGUSR1"), Checkpoint(tmp_path, "outer"):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with Checkpoint(tmp_path, "inner") as inner:
+            inner.offer("loop", (torch.zeros(1),))
+            pytest.fail("went on")
+    assert (tmp_path / "inner/state").exists()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

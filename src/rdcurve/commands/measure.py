@@ -16,7 +16,6 @@ from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
 from rdcurve.files import FileError, check_writable
 from rdcurve.own.measure import measure
-from rdcurve.plot import FORMATS, save
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
 from rdcurve.sampler.prior import standard_normal
@@ -24,8 +23,11 @@ from rdcurve.sampler.prior import standard_normal
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     device = resolve(args.device)
-    if args.figure and args.figure.suffix not in FORMATS:
-        raise ValueError(f"--figure must end in {', '.join(FORMATS)}, not {args.figure.suffix!r}")
+    if args.figure:
+        from rdcurve.plot import FORMATS, save  # seconds of matplotlib, that a curve without a picture need not wait
+
+        if args.figure.suffix not in FORMATS:
+            raise ValueError(f"--figure must end in {', '.join(FORMATS)}, not {args.figure.suffix!r}")
     decoder = _import(args.name)
     if isinstance(decoder, nn.Module):
         decoder.to(device).eval().requires_grad_(False)
