@@ -98,7 +98,7 @@ def test_own_decoder_may_be_stopped_and_goes_on(tmp_path):
     def command(output):
         return [
             sys.executable, "-m", "rdcurve", "measure", "mine:decoder", "--data", "x.npy", "--latent-dim", "2",
-            "--beta-max", "10", "--temperatures", "600", "--simulated", "0", "--output", output,
+            "--beta-max", "10", "--temperatures", "1500", "--simulated", "0", "--output", output,
         ]  # fmt: skip
 
     first = subprocess.Popen(command("cut"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -107,7 +107,7 @@ def test_own_decoder_may_be_stopped_and_goes_on(tmp_path):
     while len(list(state.glob("*"))) < 2 and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)  # the second folder is that of the formal run
     first.terminate()
-    assert first.wait(60) == 75, first.stderr.read()
+    assert first.wait(10) == 75, first.stderr.read()
     assert not (tmp_path / "cut").exists() and list(state.glob("*/state"))
     again = subprocess.run(command("cut"), cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and "going on from" in again.stderr, again.stderr

@@ -224,7 +224,7 @@ def test_a_process_that_waits_for_another_is_stopped(bench, by):
             while "another process works on" not in bench.log() and time.monotonic() < deadline:
                 time.sleep(0.01)
             os.kill(second.pid, signal.SIGTERM)
-        second.join(60)  # the first stands still: else the second would wait on
+        second.join(3)  # the first stands still: else the second would wait on
         assert second.exitcode == 75, bench.log()
         assert f"stopped by {by} while another process worked on the same run" in bench.log()
     finally:
