@@ -26,7 +26,7 @@ from common import PIXELS, ROOT, parser, save, show, spread
 from rdcurve.device import resolve
 from rdcurve.models.mlp import Decoder
 from rdcurve.sampler import ais
-from rdcurve.sampler.ais import Groups, advance, start_from_prior
+from rdcurve.sampler.ais import Annealing, Groups, advance, start_from_prior
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import identity
@@ -64,7 +64,7 @@ def main() -> None:
     options.add_argument("--device", default="cuda")
     options.add_argument("--rows", type=int, nargs="+", default=[2000, 8000, 32000])
     options.add_argument("--images", type=int, default=50)
-    options.add_argument("--steps", type=int, default=50, help="of a call; to record a graph is part of its time")
+    options.add_argument("--steps", type=int, default=50, help="of a call")
     args = options.parse_args()
     device = resolve(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -98,11 +98,11 @@ def main() -> None:
         def steps(
             kernel: Kernel, groups: Groups, least: int, target: Target = target, chains: object = chains
         ) -> Callable[[], object]:
+            annealing = Annealing(target, kernel, 1, images, groups)
+
             def run() -> object:
                 ais._WORTH_A_GRAPH = least
-                return advance(
-                    target, betas, chains, table, metric, kernel, seed=1, images=images, until=args.steps, groups=groups
-                )  # fmt: skip
+                return advance(annealing, betas, chains, table, metric, until=args.steps)
 
             return run
 
@@ -111,7 +111,7 @@ def main() -> None:
             "Target.at": (1, lambda chains=chains: target.at(chains.state.point.z)),
             "Target.at, TF32 gradients": (1, lambda chains=chains, coarse=coarse: coarse.at(chains.state.point.z)),
         }
-        never, always = args.steps + 1, 1
+        never, always = -1, 1  # steps before a graph is recorded, which the first call does
         for how, least, of in (
             ("kernel by kernel", never, target),
             ("as a graph", always, target),

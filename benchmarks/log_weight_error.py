@@ -27,7 +27,7 @@ from common import ROOT, parser, recipe, save, show, timed, trained_target
 from torch import Tensor
 
 from rdcurve.data.load import images as read_images
-from rdcurve.sampler.ais import Chains, advance, start_from_prior
+from rdcurve.sampler.ais import Annealing, Chains, advance, start_from_prior
 from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.prerun import learn
 from rdcurve.sampler.schedule import sigmoid
@@ -74,14 +74,11 @@ def recorded_path(target: Target, beta_max: float, n_temperatures: int, n_paths:
         z.append(now.state.point.z)
 
     chains = advance(
-        target,
+        Annealing(target, chosen.kernel, 1, images),
         tuning.betas,
         chains,
         Frozen(tuning.step_sizes),
         tuning.metric,
-        chosen.kernel,
-        seed=1,
-        images=images,
         until=n_temperatures - 1,
         after_step=note,
     )

@@ -23,7 +23,7 @@ def seconds_per_step(n_images: int, n_chains: int, latent_dim: int, n_steps: int
     """Wall and CPU seconds of a step of the fast recipe, from random codes; the first step does not count."""
     import torch
 
-    from rdcurve.sampler.ais import Groups, advance, start_from_prior
+    from rdcurve.sampler.ais import Annealing, Groups, advance, start_from_prior
     from rdcurve.sampler.hmc import Kernel
     from rdcurve.sampler.metric import Metric, decompose
     from rdcurve.sampler.schedule import sigmoid
@@ -37,12 +37,11 @@ def seconds_per_step(n_images: int, n_chains: int, latent_dim: int, n_steps: int
     metric = Metric((0.0,), eigenvalues[None], eigenvectors[None])
     table = Frozen(torch.full((len(betas), n_images), 0.01, dtype=torch.float64))
 
+    annealing = Annealing(target, Kernel(2, 0.2, 0.5), 1, images, Groups(8))
+
     def until(step: int) -> None:
         nonlocal chains
-        chains = advance(
-            target, betas, chains, table, metric, Kernel(2, 0.2, 0.5), seed=1, images=images, until=step,
-            groups=Groups(8),
-        )  # fmt: skip
+        chains = advance(annealing, betas, chains, table, metric, until=step)
 
     until(1)
     with timed() as clock:

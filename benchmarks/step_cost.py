@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from common import Clock, parser, random_target, save, show, spread, timed
 
-from rdcurve.sampler.ais import Groups, advance, start_from_prior
+from rdcurve.sampler.ais import Annealing, Groups, advance, start_from_prior
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, identity
 from rdcurve.sampler.schedule import sigmoid
@@ -73,7 +73,7 @@ def workloads(n_chains: int, n_images: int) -> dict[str, tuple[int, Callable[[],
 
     def step(kernel: Kernel, metric: Metric, groups: Groups) -> Callable[[], object]:
         def call() -> object:
-            return advance(target, betas, chains, table, metric, kernel, seed=1, images=images, until=1, groups=groups)
+            return advance(Annealing(target, kernel, 1, images, groups), betas, chains, table, metric, until=1)
 
         return call
 

@@ -19,7 +19,7 @@ from common import ROOT, parser, save, show
 from torch import Tensor, nn
 
 from rdcurve.commands.inputs import build, tuned
-from rdcurve.sampler.ais import advance, start_from_prior
+from rdcurve.sampler.ais import Annealing, advance, start_from_prior
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.settings import read, section
 
@@ -76,11 +76,11 @@ def main() -> None:
         for coarse, acceptance in found.items():
             with emulated(coarse):
                 chains = start_from_prior(target, 7, images, args.chains)
+                annealing = Annealing(target, problem.kernel, 7, images, problem.groups)
                 for end in ends:
                     chains = advance(
-                        target, tuning.betas, chains.recount(), Frozen(tuning.step_sizes), tuning.metric,
-                        problem.kernel, seed=7, images=images, until=end, groups=problem.groups,
-                    )  # fmt: skip
+                        annealing, tuning.betas, chains.recount(), Frozen(tuning.step_sizes), tuning.metric, until=end
+                    )
                     acceptance.append(float(chains.acceptance.mean()) / chains.n_moves)
         rows += [
             {"curve": name, "beta to": float(tuning.betas[end]), "float32": exact, "TF32": coarse}

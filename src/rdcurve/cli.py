@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one line and a non-zero exit."""
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, datefmt="%H:%M:%S")
-    from rdcurve.commands.checkpoints import check as check_checkpoints
     from rdcurve.commands.guard import Changed, ForeignCode, Guard, check_code_is_tracked
+    from rdcurve.commands.provenance import check as check_provenance
     from rdcurve.files import FileError
     from rdcurve.settings import SettingsError, read
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         args.guard = Guard(lambda: _settings(args))
         params = args.guard.settings
         if args.params is not None:
-            check_checkpoints(args, read(args.params))
+            check_provenance(args, read(args.params))
         command = importlib.import_module(f"rdcurve.commands.{args.verb}")
         command.run(args, params)
     except (Changed, FileError, ForeignCode, SettingsError, FloatingPointError, OSError) as error:

@@ -8,7 +8,7 @@ import torch
 from problems import DTYPE, linear_problem, threshold
 from sampler_checks import detectable, in_standard_errors, of_images, posterior_samples, student
 
-from rdcurve.sampler.ais import Groups, advance, log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import Annealing, Groups, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.estimate import estimate
 from rdcurve.sampler.formal import formal_run
@@ -103,7 +103,7 @@ def test_weights_are_unbiased_however_bad_the_schedule(n_temperatures, reverse):
         chains = chains._replace(state=chains.state._replace(point=target.at(z)))
     sizes = Frozen(torch.full((n_temperatures, 1), 0.9, dtype=DTYPE))
     chains = advance(
-        target, betas, chains, sizes, metric, KERNEL, seed=4, images=images, until=n_temperatures - 1, reverse=reverse
+        Annealing(target, KERNEL, 4, images), betas, chains, sizes, metric, until=n_temperatures - 1, reverse=reverse
     )
     log_z = problem.exact(betas[-1:])[2].item()
     ratio = (chains.log_weight[:, 0] + (log_z if reverse else -log_z)).exp()
@@ -134,9 +134,8 @@ def test_log_weights_are_accumulated_in_float64():
     heavy = chains._replace(log_weight=chains.log_weight - 500_000)
     betas = torch.tensor([0.0, 1e-9], dtype=torch.float64)
     sizes = Frozen(torch.full((2, 1), 0.1, dtype=DTYPE))
-    after = advance(
-        target, betas, heavy, sizes, identity(3, torch.float32), KERNEL, seed=0, images=torch.arange(1), until=1
-    )
+    annealing = Annealing(target, KERNEL, 0, torch.arange(1))
+    after = advance(annealing, betas, heavy, sizes, identity(3, torch.float32), until=1)
     change = after.log_weight - heavy.log_weight
     assert torch.allclose(change, -1e-9 * chains.state.point.distortion, rtol=0.1)
 

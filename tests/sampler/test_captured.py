@@ -3,14 +3,16 @@
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from problems import linear_problem
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rdcurve.sampler import ais
-from rdcurve.sampler.ais import Groups, advance, start_from_prior
+from rdcurve.sampler.ais import Annealing, Groups, Tuning, advance, start_from_prior
 from rdcurve.sampler.captured import captured
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prior import scale_mixture, standard_normal, uniform
@@ -72,11 +74,9 @@ def run(prior, groups=Groups(4), n_leapfrog=2, cuts=(9,), dtype=torch.float64, a
     table = torch.rand(10, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 5
     sizes = Adaptive(10, 3) if adapt else Frozen(table)
     chains = start_from_prior(target, 1, images, 8)
+    annealing = Annealing(target, Kernel(n_leapfrog, 0.2, 0.5), 2, images, groups)
     for until in cuts:
-        chains = advance(
-            target, betas, chains, sizes, identity(3, dtype), Kernel(n_leapfrog, 0.2, 0.5), seed=2, images=images,
-            until=until, groups=groups, **options,
-        )  # fmt: skip
+        chains = advance(annealing, betas, chains, sizes, identity(3, dtype), until=until, **options)
     return chains
 
 
@@ -87,7 +87,7 @@ def same(a, b):
 
 @pytest.fixture
 def as_on_cuda(graphs, monkeypatch):
-    """`advance` as it goes on a GPU: betas and numbers of steps as tensors, a graph in every call."""
+    """`advance` as it goes on a GPU: betas and numbers of steps as tensors, a graph after two steps."""
     monkeypatch.setattr(ais, "_on_host", lambda value: False)
     monkeypatch.setattr(ais, "_WORTH_A_GRAPH", 2)
     return graphs
@@ -118,7 +118,25 @@ def test_every_way_of_running_gives_the_same_bits(options, request):
     alone = run(standard_normal, **options)
     graphs = request.getfixturevalue("as_on_cuda")
     assert same(run(standard_normal, **options), alone)
-    assert len(graphs) == (2 if "cuts" in options else 1)
+    assert len(graphs) == 1  # recorded once, however the run is cut
+
+
+def test_a_formal_run_records_one_graph(request):
+    """However few steps lie between two recorded betas."""
+    problem, betas = linear_problem(5, n_images=3), sigmoid(40, 50.0)
+    tuning = Tuning(betas, torch.full((40, 3), 0.1, dtype=torch.float64), identity(3, torch.float64))
+
+    def curve():
+        return formal_run(
+            problem.target, tuning, list(range(3, 40, 4)), Kernel(2, 0.2, 0.5), n_chains=8, seed=2, groups=Groups(4)
+        )
+
+    alone = curve()
+    graphs = request.getfixturevalue("as_on_cuda")
+    as_graph = curve()
+    assert len(graphs) == 1
+    for name in ("rate", "distortion", "log_z"):
+        assert np.array_equal(getattr(as_graph, name), getattr(alone, name))
 
 
 def test_chains_kept_from_an_earlier_step_stay_as_they_were(as_on_cuda):
@@ -152,6 +170,8 @@ def test_nested_results_keep_their_types(graphs):
         return Groups(pair[0] * number, pair[1] + number)
 
     replay = captured(function, (torch.ones(2), torch.zeros(2)), torch.tensor(3.0))
+    with pytest.raises(ValueError, match=r"recorded with \(2,\) is given \(1,\)"):
+        replay((torch.ones(1), torch.zeros(2)), torch.tensor(2.0))
     result = replay((torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0])), torch.tensor(2.0))
     assert isinstance(result, Groups)
     assert result.size.tolist() == [2.0, 4.0]

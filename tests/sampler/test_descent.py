@@ -1,5 +1,6 @@
 """The second route: modes, the mixture around them, weights that are unbiased on the way down, and the certificate."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +99,7 @@ def searched(monkeypatch, ends, n_starts, most_starts, **options):
     return found, rounds
 
 
-def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(monkeypatch):
+def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(monkeypatch, caplog):
     agreed = ([5.0] * 8, [5.0] * 8)
     one_before_the_other = ([9.0, 9.0, 9.0, 2.0, 2.0] + [9.0] * 3, [2.0] + [9.0] * 7)
     twice_only = ([9.0, 7.0, 7.0, 4.0] + [7.0] * 4, [4.0] + [7.0] * 7)
@@ -116,7 +117,10 @@ def test_all_images_go_on_until_the_searches_agree_on_a_mode_found_often_enough(
     assert [modes.hits.tolist() for modes in searched(monkeypatch, [another_within_a_nat], 2, 8)[0]] == [[1], [0]]
 
     ends = [agreed, one_before_the_other, twice_only, never]
-    found, rounds = searched(monkeypatch, ends, 2, 8)
+    with caplog.at_level(logging.INFO, "rdcurve"):
+        found, rounds = searched(monkeypatch, ends, 2, 8)
+    said = [record.getMessage().split(" images")[0] for record in caplog.records]
+    assert said == ["modes: 0", "modes: 1", "modes: 1", "modes: 2"]  # sure of their best one, before every round
     assert [modes.z[0, :, 0].tolist() for modes in found] == [[5.0, 2.0, 4.0, 8.0], [5.0, 2.0, 4.0, 3.0]]
     assert [modes.z[1, :, 0].tolist() for modes in found] == [[5.0, 9.0, 7.0, 8.0], [5.0, 9.0, 7.0, 3.0]]
     assert [modes.hits.tolist() for modes in found] == [[8, 2, 1, 0], [8, 1, 1, 8]]  # in the best mode of either

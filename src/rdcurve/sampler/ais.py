@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from rdcurve.sampler.step_size import StepSizes
 from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
 __all__ = [
+    "Annealing",
     "Chains",
     "Groups",
     "Tuning",
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 
-_WORTH_A_GRAPH = 16  # steps of a call: to record one takes as long as a few of them
+_WORTH_A_GRAPH = 16  # steps made before: to record one takes as long as a few of them
 
 
 class Groups(NamedTuple):
@@ -121,57 +122,80 @@ def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0
     )
 
 
+class Annealing:
+    """An annealing step, and all of it that stays the same in a run.
+
+    On a GPU, a step that has been made some times is recorded as a CUDA graph, and replayed from then on.
+
+    Args:
+        target: the annealed target of N images.
+        kernel: settings of the moves.
+        seed: of the noise, keyed by (seed, image, chain, step).
+        images: [N] int64, the identity of each image.
+        groups: chains that resample among themselves.
+        pinned: conditional run: the first chain of every group follows a given path, (step) -> State [G, N].
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        kernel: Kernel,
+        seed: int,
+        images: Tensor,
+        groups: Groups = Groups(),
+        pinned: Callable[[int], State] | None = None,
+    ) -> None:
+        self.n_images, self.groups, self.pinned = len(images), groups, pinned
+        self._step = _temper(target, kernel, groups, seed, images, pinned is not None)
+        self._n_made = 0
+
+    def __call__(self, state: State, log_weight: Tensor, *arguments: Any) -> tuple[State, Tensor, Tensor, Transition]:
+        """From beta `before` to `beta`; chains [C, N] of one number C in all calls. Arguments as of `_temper`."""
+        if self._n_made == _WORTH_A_GRAPH and not _on_host(log_weight):
+            self._step = captured(self._step, state, log_weight, *arguments)
+        self._n_made += 1
+        return self._step(state, log_weight, *arguments)
+
+
 def advance(
-    target: Target,
+    annealing: Annealing,
     betas: Tensor,
     chains: Chains,
     step_sizes: StepSizes,
     metric: Metric,
-    kernel: Kernel,
     *,
-    seed: int,
-    images: Tensor,
     until: int,
-    groups: Groups = Groups(),
     reverse: bool = False,
-    pinned: Callable[[int], State] | None = None,
     after_step: Callable[[Chains], None] = lambda chains: None,
 ) -> Chains:
     """Carry the chains on to annealing step `until`.
 
     Args:
-        target: the annealed target of N images.
+        annealing: the step, made once for all calls of a run.
         betas: [T + 1] float64, the whole schedule, increasing.
         chains: where the run stands, `chains.step <= until <= T`.
         step_sizes: by schedule index; of a wider table the first N columns are used.
         metric: by beta, likewise.
-        kernel: settings of the moves.
-        seed: of the noise, keyed by (seed, image, chain, step).
-        images: [N] int64, the identity of each image.
         until: the step to reach.
-        groups: chains that resample among themselves.
         reverse: walk the schedule from beta_T to beta_0; step j is then schedule index T - j.
-        pinned: conditional run: the first chain of every group follows a given path, (step) -> State [G, N].
         after_step: called with the chains after every step; may raise to stop the run.
 
     Returns:
         The chains at `until`. The result does not depend on how a run is cut into calls.
     """
-    n_images = len(images)
+    n_images, pinned = annealing.n_images, annealing.pinned
     steps = range(chains.step, until + 1)
     indices = [len(betas) - 1 - step for step in steps] if reverse else list(steps)
     ladder, numbers = betas[indices].tolist(), list(steps)
-    temper = _temper(target, kernel, groups, seed, images, pinned is not None)
     arguments = _arguments(ladder, numbers, chains.log_weight)
     with one_thread_per_tile():
         for i, (step, index) in enumerate(zip(steps[1:], indices[1:], strict=True)):
             sizes, factor = step_sizes[index][..., :n_images], metric.factor(ladder[i + 1], n_images)
-            given = (chains.state, chains.log_weight, chains.lineage, *arguments[i], sizes, factor)
-            if i == 0 and len(arguments) >= _WORTH_A_GRAPH and not _on_host(chains.log_weight):
-                temper = captured(temper, *given)
-            state, log_weight, lineage, transition = temper(*given)
+            state, log_weight, lineage, transition = annealing(
+                chains.state, chains.log_weight, chains.lineage, *arguments[i], sizes, factor
+            )
             if pinned is not None:
-                state = pin(state, pinned(step), groups.size)
+                state = pin(state, pinned(step), annealing.groups.size)
             step_sizes.observe(index, transition)
             acceptance = chains.acceptance + full(transition.acceptance_rate).mean(0)[:n_images]
             chains = Chains(step, state, log_weight, lineage, acceptance, chains.n_moves + 1)

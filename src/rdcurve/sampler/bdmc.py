@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.ais import (
+    Annealing,
     Chains,
     Groups,
     Tuning,
@@ -236,17 +237,12 @@ def _forward(
             continue
         target = simulated.target.select(slice(0, n_left + n))
         chains = advance(
-            target,
+            Annealing(target, kernel, seed, images[: n_left + n], groups, None if path is None else pinned),
             tuning.betas,
             chains,
             Frozen(tuning.step_sizes),
             tuning.metric,
-            kernel,
-            seed=seed,
-            images=images[: n_left + n],
             until=step,
-            groups=groups,
-            pinned=None if path is None else pinned,
             after_step=after_step,
         )
         log_weight[:, n_left : n_left + n] = chains.log_weight[:, n_left:]

@@ -30,7 +30,8 @@ def captured(function: Callable[..., _Result], *example: Any) -> Callable[..., _
 
     Returns:
         A function of such arguments, whose results are fresh tensors; `function` itself, with a warning, where it
-        cannot be captured or the graph gives other bits on the example.
+        cannot be captured or the graph gives other bits on the example. It raises ValueError for other shapes, which
+        a copy would broadcast.
     """
     inputs = [leaf.clone() for leaf in _leaves(example)]
 
@@ -54,6 +55,8 @@ def captured(function: Callable[..., _Result], *example: Any) -> Callable[..., _
 
     def replay(*arguments: Any) -> _Result:
         for mine, given in zip(inputs, _leaves(arguments), strict=True):
+            if mine.shape != given.shape:
+                raise ValueError(f"a graph recorded with {tuple(mine.shape)} is given {tuple(given.shape)}")
             mine.copy_(given)
         graph.replay()
         return cast(_Result, _rebuild(output, (leaf.clone() for leaf in _leaves(output))))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.ais import Chains, Tuning, advance, log_mean_exp, start_at
+from rdcurve.sampler.ais import Annealing, Chains, Tuning, advance, log_mean_exp, start_at
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton
 from rdcurve.sampler.modes import Mixture, Modes, find_modes, mixture_at
@@ -168,23 +168,14 @@ def learn_descent(
         progress(now.step, n_steps)
         checkpoint.heed()
 
+    annealing = Annealing(target, kernel, seed, images)
     for end in ends:
         matrix = decompose(gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled"))
         eigenvalues.append(matrix[0])
         eigenvectors.append(matrix[1])
         metric = Metric((0.0,), matrix[0][None], matrix[1][None])
         chains = advance(
-            target,
-            thinned,
-            chains,
-            down,
-            metric,
-            kernel,
-            seed=seed,
-            images=images,
-            until=n_steps - end,
-            reverse=True,
-            after_step=remember,
+            annealing, thinned, chains, down, metric, until=n_steps - end, reverse=True, after_step=remember
         )
     table = retimed(smooth(down.table, settings.smoothing), thinned, betas)
     # Any fixed weights keep the mean of both unbiased. Equal ones would cost log 2 wherever a route is of no use, and
@@ -227,14 +218,11 @@ def _cross(
     factor = (eigenvectors * eigenvalues.rsqrt()[:, None, :]).to(z.dtype)
     chains = start_at(bridge, z, seed_of(seed, "bridge"), images)  # type: ignore[arg-type]
     chains = advance(
-        bridge,  # type: ignore[arg-type]
+        Annealing(bridge, kernel, seed_of(seed, "bridge"), images),  # type: ignore[arg-type]
         _BRIDGE,
         chains,
         step_sizes,
         _Constant(factor),  # type: ignore[arg-type]
-        kernel,
-        seed=seed_of(seed, "bridge"),
-        images=images,
         until=len(_BRIDGE) - 1,
         after_step=lambda now: heed(),
     )
@@ -277,19 +265,17 @@ def descend(
     chains = resume()
     if chains is None:
         chains = _cross(target, descent.searches, betas, bridge, kernel, n_chains, seed, images, heed)
+    annealing, frozen = Annealing(target, kernel, seed, images), Frozen(descent.tuning.step_sizes.to(device))
     for k in range(len(recorded) - 1, -1, -1):
         until = last - recorded[k]
         if chains.step > until or (chains.step == until and until > 0):
             continue
         chains = advance(
-            target,
+            annealing,
             betas,
             chains,
-            Frozen(descent.tuning.step_sizes.to(device)),
+            frozen,
             descent.tuning.metric,
-            kernel,
-            seed=seed,
-            images=images,
             until=until,
             reverse=True,
             after_step=lambda now, until=until: after_step(now, now.step == until),  # type: ignore[misc]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rdcurve.curve import RDCurve
 from rdcurve.sampler.ais import (
+    Annealing,
     Chains,
     Groups,
     Tuning,
@@ -175,22 +176,11 @@ def formal_run(
             if now.step != until:  # there the estimate is noted first
                 checkpoint.offer("up", _Run(now, record))
 
+        annealing = Annealing(target, kernel, seed, images, groups)
         for k, until in enumerate(recorded):
             if chains.step >= until:
                 continue
-            chains = advance(
-                target,
-                betas,
-                chains,
-                frozen,
-                tuning.metric,
-                kernel,
-                seed=seed,
-                images=images,
-                until=until,
-                groups=groups,
-                after_step=after_step,
-            )
+            chains = advance(annealing, betas, chains, frozen, tuning.metric, until=until, after_step=after_step)
             record.log_weight[k, :n_chains] = chains.log_weight
             record.distortion[k, :n_chains] = chains.state.point.distortion
             record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)

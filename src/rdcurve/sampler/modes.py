@@ -7,6 +7,7 @@ beta_max, with proper weights, because the density of the mixture is known (`rdc
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
 __all__ = ["Minima", "Mixture", "Modes", "Searches", "find_modes", "hessian", "mixture_at"]
 
+logger = logging.getLogger(__name__)
 _ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the search to be over
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
@@ -100,11 +102,16 @@ def find_modes(
         torch.zeros(shape, dtype=torch.int64, device=device),
     )
     searches = resume(Searches(0, (nothing,) * len(seeds)))
-    while searches.n_starts < max(n_starts, most_starts) and not _confirmed(_hits(searches.minima)).all():
+    most = max(n_starts, most_starts)
+    while searches.n_starts < most and not (sure := _confirmed(_hits(searches.minima))).all():
         done, minima = searches.n_starts, []
+        logger.info(
+            "modes: %d images of %d are sure of their best one after %d starts; up to %d",
+            int(sure.sum()), len(sure), done, most,
+        )  # fmt: skip
         for seed, before in zip(seeds, searches.minima, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
-            z = _starts(target, images, key, min(n_starts, max(n_starts, most_starts) - done))
+            z = _starts(target, images, key, min(n_starts, most - done))
             minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))
         searches = Searches(done + len(z), tuple(minima))
         after_round(searches)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.ais import Chains, Groups, Tuning, advance, log_mean_exp, start_from_prior
+from rdcurve.sampler.ais import Annealing, Chains, Groups, Tuning, advance, log_mean_exp, start_from_prior
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
@@ -272,6 +272,7 @@ def sweep(
         if after.step not in ends:  # the end of a block is offered below, when its variance has been noted
             checkpoint.offer(phase, now(after))
 
+    annealing = Annealing(target, kernel, seed, images, resampling)
     for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
         if chains.step >= end:
             continue
@@ -281,19 +282,7 @@ def sweep(
                 eigenvalues[block], eigenvectors[block] = decompose(curvature)
             known = slice(0, block + 1)
             metric = Metric(tuple(ladder[i] for i in starts[known]), eigenvalues[known], eigenvectors[known])
-        chains = advance(
-            target,
-            betas,
-            chains,
-            rule,
-            metric,
-            kernel,
-            seed=seed,
-            images=images,
-            until=end,
-            groups=resampling,
-            after_step=remember,
-        )
+        chains = advance(annealing, betas, chains, rule, metric, until=end, after_step=remember)
         variances[block] = work.var(0) if n_chains > 1 else torch.nan
         work = torch.zeros_like(work)
         checkpoint.offer(phase, now(chains))
