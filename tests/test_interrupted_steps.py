@@ -33,7 +33,7 @@ def measured(tmp_path_factory):
     bench.entry.update(gap=1.0, beta_max=2.0, n_recorded=5, sampler={}, prerun={})
     bench.entry.update(ais={"n_chains": 8}, bdmc={"n_chains": 8, "n_betas": 2, "n_images": 2})
     bench.params["sampler"].update(n_images=3, group_size=4, resample_below=0.9)
-    bench.params["prerun"].update(n_chains=4, n_rounds=2, round_temperatures=30, max_temperatures=60, n_blocks=4)
+    bench.params["prerun"].update(n_chains=4, n_rounds=2, round_temperatures=30, max_temperatures=100, n_blocks=4)
     bench.params["prerun"].update(n_starts=2, most_starts=2, n_modes=2)
     bench.save()
     for verb in OUTPUTS:
@@ -106,14 +106,14 @@ def kill_again_and_again(bench, verb, n_kills, seed):
 
 @pytest.mark.parametrize("verb", [*STEPS, "ais"])
 def test_kill_9_at_random_moments(bench, verb):
-    """7 kills of each step, 21 in all: what it writes in the end is byte-equal to what an undisturbed run writes."""
+    """7 kills of each step, 28 in all: what it writes in the end is byte-equal to what an undisturbed run writes."""
     kill_again_and_again(bench, verb, 7, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", [*STEPS, "ais"])
 def test_kill_9_at_many_random_moments(bench, verb):
-    """70 kills of each step, 210 in all."""
+    """70 kills of each step, 280 in all."""
     kill_again_and_again(bench, verb, 70, seed=2)
 
 
@@ -173,11 +173,12 @@ def test_a_signal_saves_the_state(bench, verb, number):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_at_many_random_moments(bench, number):
-    """34 of each signal, 102 in all, at random moments of ais and bdmc (the prerun has its own test)."""
+    """36 of each signal, 108 in all, at random moments of every step."""
     rng = random.Random(int(number))
     (bench.folder / "log").unlink()
-    stopped = sum(signal_and_go_on(bench, verb, number, delay=rng.uniform(0, 0.1)) for verb in ("ais up", "bdmc") * 17)
-    assert stopped >= 17
+    verbs = [*STEPS, "ais"] * 9
+    stopped = sum(signal_and_go_on(bench, verb, number, delay=rng.uniform(0, 0.1)) for verb in verbs)
+    assert stopped >= 18
 
 
 def test_time_limit(bench):
@@ -245,6 +246,28 @@ def test_eight_processes_on_one_key(bench):
     assert not list((bench.folder / "state").iterdir())
     assert set(os.listdir(bench.folder)) - before == {"curve.up", "state"}
     assert "another process works on" in bench.log()
+
+
+def test_processes_that_wait_for_a_run_do_not_repeat_it(bench):
+    """Of eight, seven wait for the first: each goes on from its end. Nothing is left."""
+    expected = forget(bench, "ais up")
+    line = command(bench, "ais up", "--state", "state", "--save-every", "0.005")
+    (bench.folder / "log").unlink()
+    processes = [bench.fork(*line)]
+    wait_for_state(bench, processes[0])
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    processes += [bench.fork(*line) for _ in range(7)]
+    deadline = time.monotonic() + 60
+    while bench.log().count("another process works on") < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # all have said that they wait
+    os.kill(processes[0].pid, signal.SIGCONT)
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 8, bench.log()
+    assert bench.log().count("going on from") == 7
+    assert results(bench, "ais up") == expected
+    assert not list((bench.folder / "state").iterdir())
 
 
 def test_a_step_writes_a_handful_of_files(bench):
@@ -404,7 +427,7 @@ SAMPLER = {
 PRERUN = {
     name: change(f"prerun.{name}", value)
     for name, value in {
-        "n_chains": 8, "seed": 26, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 61, "gain": 0.2,
+        "n_chains": 8, "seed": 26, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 101, "gain": 0.2,
         "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "most_starts": 3,
         "n_modes": 3,
     }.items()

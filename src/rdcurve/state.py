@@ -20,6 +20,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -33,6 +34,8 @@ __all__ = ["Checkpoint", "Interrupted", "content_key"]
 
 Tree = TypeVar("Tree")
 logger = logging.getLogger(__name__)
+_AWAITED = 5.0  # seconds since a waiting process said last that it waits; it says so ten times a second
+_open: set[Path | None] = set()  # folders that this process works on, one within the other
 
 
 class Interrupted(Exception):
@@ -85,9 +88,10 @@ class Checkpoint:
         try:
             if self.folder is not None:
                 self._lock = self._acquire(self.folder)
+                _open.add(self.folder)
             self._found = self._load()
         except BaseException:
-            self._restore_handlers()
+            self.__exit__()
             raise
         return self
 
@@ -109,16 +113,21 @@ class Checkpoint:
                 lock = (folder / "lock").open("w")
             except FileNotFoundError:  # removed by the one that has just finished
                 continue
-            told = False
-            while not self._locked(lock):
-                if not told:
-                    logger.info("another process works on %s; waiting for it", folder)
-                    told = True
-                if self._stop is not None or time.monotonic() > self._deadline:
-                    lock.close()
-                    raise Interrupted(f"stopped by {self._why()} while another process worked on the same run")
-                time.sleep(0.1)
-            try:  # the one before us may have finished and removed the folder while we waited
+            waiting, told = folder / f"waiting.{os.getpid()}", False
+            try:
+                while not self._locked(lock):
+                    if not told:
+                        logger.info("another process works on %s; waiting for it", folder)
+                        told = True
+                    if self._stop is not None or time.monotonic() > self._deadline:
+                        lock.close()
+                        raise Interrupted(f"stopped by {self._why()} while another process worked on the same run")
+                    with suppress(FileNotFoundError):  # it has just finished
+                        waiting.touch()
+                    time.sleep(0.1)
+            finally:
+                waiting.unlink(missing_ok=True)
+            try:  # the one before us may have finished and removed the folder before it saw that we wait
                 if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
                     return lock
             except FileNotFoundError:
@@ -127,7 +136,8 @@ class Checkpoint:
 
     def __exit__(self, *error: object) -> None:
         self._restore_handlers()
-        if self.folder is not None:
+        if self.folder in _open:
+            _open.discard(self.folder)
             self._lock.close()
 
     def _restore_handlers(self) -> None:
@@ -153,10 +163,10 @@ class Checkpoint:
                 self._current_is_whole = path.name == "state"
                 return load(data[32:])
             logger.warning("%s is damaged and is not used", path)
-        others = sum(path.is_dir() and path != self.folder for path in self.folder.parent.iterdir())
+        others = len({path for path in self.folder.parent.iterdir() if path.is_dir()} - _open)
         if others:
             logger.info(
-                "no state of this step yet; %s holds states of %d other runs, of other steps, settings, data or code",
+                "no state of this step yet; %s holds those of other runs (%d), of other steps, settings, data or code",
                 self.folder.parent, others,
             )  # fmt: skip
         return {}
@@ -216,14 +226,30 @@ class Checkpoint:
             self._current_is_whole and current.exists()
         ):  # a damaged state never takes the place of the whole one before it
             current.replace(self.folder / "state.previous")
-        write_bytes(current, self._digest(payload) + payload)
-        self._current_is_whole = True
+        data = self._digest(payload) + payload
+        write_bytes(current, data)
+        self._current_is_whole = current.read_bytes() == data
+        if not self._current_is_whole:
+            logger.warning("%s is not what was written to it; the one before it is kept", current)
         self._saved_at = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the state of a finished run."""
-        if self.folder is not None:
+        """Forget the state of a finished run. If others wait for it, they find its end and have nothing to repeat."""
+        if self.folder is None:
+            return
+        if self._is_awaited():
+            self._save()
+        else:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_awaited(self) -> bool:
+        """Whether another process has said so a moment ago; one that was killed says it no more."""
+        assert self.folder is not None
+        with suppress(FileNotFoundError):  # one that gives up, or the folder
+            (self.folder / "lock").touch()  # the clock of the file system
+            now = (self.folder / "lock").stat().st_mtime
+            return any(now - path.stat().st_mtime < _AWAITED for path in self.folder.glob("waiting.*"))
+        return False
 
 
 def _flatten(tree: Any, name: str = "") -> dict[str, Tensor]:
