@@ -277,6 +277,83 @@ def test_a_prior_that_lets_chains_out_is_refused(no_sampling, validate):
         measure(prior=prior)
 
 
+class Bare:
+    """A prior with what is asked of one, and nothing else."""
+
+    event_shape = torch.Size([2])
+
+    def sample(self, shape):
+        return torch.randn(*shape, 2)
+
+    def log_prob(self, z):
+        return -0.5 * z.square().sum(-1)
+
+
+def test_a_prior_of_three_names_will_do():
+    assert np.isfinite(measure(prior=Bare(), n_chains=16, prerun_settings=replace(QUICK, n_starts=2)).rate).all()
+
+
+class Slope(torch.autograd.Function):
+    """grad y (1 - y), which nothing can be said of beyond its value."""
+
+    @staticmethod
+    def forward(grad, y):
+        return grad * y * (1 - y)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+
+class Once(torch.autograd.Function):
+    """A sigmoid with derivatives in both modes, and no second one."""
+
+    @staticmethod
+    def forward(z):
+        return z.sigmoid()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Slope.apply(grad, *ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        (y,) = ctx.saved_tensors
+        return tangent * y * (1 - y)
+
+
+def test_a_decoder_that_modes_cannot_be_searched_with_is_refused_at_once(no_sampling):
+    with pytest.raises(ValueError, match=r"no second derivative .* set n_starts to 0 to do without"):
+        measure(lambda z: Once.apply(z @ WEIGHT), n_chains=16, prerun_settings=replace(QUICK, n_starts=2))
+
+
+def test_it_will_do_without_the_search_for_modes():
+    assert np.isfinite(measure(lambda z: Once.apply(z @ WEIGHT), n_chains=16).rate).all()
+
+
+def test_a_decoder_with_gradients_that_are_not_finite_is_refused(no_sampling):
+    """The values are finite, and so is the distortion: sqrt(0) has no slope."""
+    with pytest.raises(ValueError, match="the distortion or its gradient is not finite on codes from the prior"):
+        measure(lambda z: decoder(z) + (0 * z[..., :1]).abs().sqrt())
+
+
+def test_no_product_is_in_tf32_from_the_first_call_on(no_sampling, monkeypatch):
+    """What is simulated, and what features data have, must be what the energy says."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    def asked(z):
+        assert not torch.backends.cudnn.allow_tf32
+        return decoder(z)
+
+    with pytest.raises(pytest.fail.Exception, match="the prerun has begun"):
+        measure(asked, n_simulated=0)
+
+
 def test_a_gap_needs_a_learned_schedule(no_sampling):
     with pytest.raises(ValueError, match="a gap chooses the length of a learned schedule"):
         measure(prerun_settings=replace(QUICK, schedule="sigmoid"), n_temperatures=None, gap=1.0)

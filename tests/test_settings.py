@@ -57,6 +57,7 @@ def put(params, dotted, value):
         ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
         ("curves.linear_vae100.beta_max", float("inf"), "beta_max: inf is not a finite number"),
         ("curves.linear_vae100.n_recorded", 3000, "at most half of the 5000 temperatures"),
+        ("prerun.max_temperatures", 99, "n_recorded is 50; at most half of the 99 temperatures"),
         ("bdmc.n_betas", 90, "bdmc.n_betas is 90, of 50 recorded"),
         ("curves.linear_vae100.prior", {"name": "scale_mixture"}, "is a required property"),
         ("curves.linear_vae100.dataset", "cifar10", "dataset is cifar10, but its model is trained on mnist"),

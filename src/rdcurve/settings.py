@@ -114,10 +114,11 @@ def check(params: Any) -> None:
                 f"curves.{curve}: bdmc.n_chains is {n_trial}; where a gap is asked for it must be at most ais.n_chains "
                 f"= {n_formal}, or the curve would have a larger gap than BDMC finds"
             )
-        if 2 * entry["n_recorded"] > entry.get("n_temperatures", math.inf):
+        most = entry.get("n_temperatures", prerun["max_temperatures"])
+        if 2 * entry["n_recorded"] > most:
             raise SettingsError(
-                f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the "
-                f"{entry['n_temperatures']} temperatures can be recorded"
+                f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the {most} temperatures can be "
+                "recorded"
             )
         n_betas = section(params, "bdmc", curve)["n_betas"]
         if n_betas > entry["n_recorded"]:

@@ -6,6 +6,7 @@ Here in one process, where a cut can be put at an exact place; `tests/test_inter
 import dataclasses
 import errno
 import itertools
+import logging
 import math
 import os
 import random
@@ -25,6 +26,7 @@ from safetensors.torch import load
 import rdcurve
 from rdcurve.files import FileError
 from rdcurve.models.mlp import Decoder
+from rdcurve.sampler import descent as descent_module
 from rdcurve.sampler import formal
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
@@ -305,6 +307,31 @@ def test_a_signal_is_heeded_within_a_hessian(problem, tuning, descent, tmp_path,
         run(problem, tuning, **options)
     monkeypatch.undo()
     assert same(run(problem, tuning, **options), run(problem, tuning, descent=descent))
+
+
+def test_a_signal_is_heeded_within_a_metric(problem, learned, tuning, monkeypatch):
+    """Before a step of the block that it is for: with codes of 100 one takes a minute."""
+
+    class Heeded(Exception):
+        pass
+
+    def heed(self):
+        raise Heeded
+
+    cross = descent_module._cross
+
+    def crossed(*args):
+        chains = cross(*args)
+        monkeypatch.setattr(Checkpoint, "heed", heed)
+        monkeypatch.setattr(descent_module, "advance", None)
+        return chains
+
+    monkeypatch.setattr(descent_module, "_cross", crossed)
+    with pytest.raises(Heeded):
+        learn_descent(problem.target, tuning, learned, KERNEL, SETTINGS)
+    monkeypatch.setattr("rdcurve.sampler.prerun.advance", None)
+    with pytest.raises(Heeded):
+        learn(problem.target, 5.0, KERNEL, SETTINGS, GROUPS)
 
 
 def test_chains_that_go_on_down_do_not_come_from_the_modes_again(problem, tuning, descent, tmp_path, monkeypatch):
@@ -738,6 +765,52 @@ def test_every_change_is_another_run(problem, tuning, descent, whole, tmp_path, 
     result = run(problem, tuning, state_folder=tmp_path, progress=lambda done, total: steps.append(done))
     assert steps[0] == 11
     assert same(result, whole)
+
+
+def test_another_run_is_said_to_be_one(tmp_path, caplog):
+    """A first one finds nothing but itself; one with another setting says that there is a state it does not use."""
+    problem = linear_problem(1, n_images=2)
+
+    def measured(seed):
+        with pytest.raises(Interrupted), caplog.at_level(logging.INFO):
+            rdcurve.measure(
+                problem.decoder, problem.x, latent_dim=3, beta_max=5.0, distortion=problem.distortion,
+                n_temperatures=20, n_chains=8, n_simulated=0, prerun_settings=SETTINGS, seed=seed,
+                state_folder=tmp_path, progress=stop_after(5),
+            )  # fmt: skip
+        said = [record.getMessage() for record in caplog.records if "state" in record.getMessage()]
+        caplog.clear()
+        return said
+
+    assert measured(3) == []
+    (line,) = measured(4)
+    assert line == (
+        f"no state of this step yet; {tmp_path} holds those of other runs (1), of other steps, settings, data or code"
+    )
+    (line,) = measured(3)
+    assert line.startswith("going on from")
+
+
+def test_all_that_a_module_holds_is_part_of_the_run():
+    """A hidden unit that no prior draw reaches, and chains at high beta may: its weight is seen, and a buffer."""
+
+    class Rare(torch.nn.Module):
+        def __init__(self, weight=1.0, shift=3.0):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(weight, dtype=DTYPE), requires_grad=False)
+            self.register_buffer("shift", torch.tensor(shift, dtype=DTYPE))
+
+        def forward(self, z):
+            return z + self.weight * (z - 2 * self.shift).relu()
+
+    def key(decoder):
+        return formal.run_key(
+            Target(standard_normal(2, DTYPE), decoder, SquaredError(), torch.zeros(3, 2, dtype=DTYPE)), None
+        )
+
+    assert key(Rare()) == key(Rare())
+    assert len({key(Rare()), key(Rare(weight=2.0)), key(Rare(shift=4.0))}) == 3
+    assert key(lambda z: Rare()(z)) == key(lambda z: Rare(weight=2.0)(z))  # of a bare function nobody can tell
 
 
 def test_code_digest_covers_every_module_of_the_sampler(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from rdcurve.sampler import distortion as pixelwise
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.prior import PRIORS
-from rdcurve.sampler.target import Target
+from rdcurve.sampler.target import Target, exact_products
 from rdcurve.sampler.tuning_file import Loaded, load_tuning
 from rdcurve.similarity import MSSSIM, SSIM
 
@@ -44,6 +44,7 @@ def build(decoder: Path, data: Path, curve: dict[str, Any], sampler: dict[str, A
     trained_on = loaded.facts.get("dataset")
     if trained_on != curve["dataset"]:
         raise FileError(f"{decoder}: trained on {trained_on}, but the curve is to be measured on {curve['dataset']}")
+    exact_products()  # features of data are data
     x = images(data, "test", sampler["n_images"], loaded.dtype).to(device)
     network = loaded.decoder
     if hasattr(network, "observe"):  # a decoder of features: the data are the features of the images

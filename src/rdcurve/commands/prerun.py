@@ -8,10 +8,9 @@ from typing import Any
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
-from rdcurve.sampler.descent import learn_descent
+from rdcurve.sampler.descent import has_descent, learn_descent
 from rdcurve.sampler.formal import run_key
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
-from rdcurve.sampler.prior import covers_everything
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.sizing import size_for_gap
 from rdcurve.sampler.tuning_file import save_tuning
@@ -33,6 +32,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
             betas = sigmoid(entry["n_temperatures"], entry["beta_max"], settings.sharpness)
             tuning = tune(target, betas, kernel, settings, groups, checkpoint=checkpoint, progress=show)
         else:
+            both_routes = has_descent(target, settings, groups)
             learned = learn(target, entry["beta_max"], kernel, settings, groups, checkpoint=checkpoint, progress=show)
             facts["length"] = learned.length
             n = entry.get("n_temperatures")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                 n = size.n_temperatures
                 facts |= size.facts(entry["gap"])
             tuning = learned.at_length(n)
-            if settings.n_starts and groups.size > 1 and covers_everything(target.prior):
+            if both_routes:
                 descent = learn_descent(target, tuning, learned, kernel, settings, checkpoint=checkpoint, progress=show)
         args.guard.check()
         save_tuning(args.output, tuning, facts, descent)

@@ -19,13 +19,13 @@ from rdcurve.diagnosis import compare
 from rdcurve.own.validate import as_data, check_sample, check_scale, check_settings
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
-from rdcurve.sampler.descent import learn_descent
+from rdcurve.sampler.descent import has_descent, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run, run_key
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, PrerunSettings, learn, tune
-from rdcurve.sampler.prior import covers_everything, standard_normal
+from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid, spread
 from rdcurve.sampler.sizing import Size, Trial, size_for_gap
 from rdcurve.sampler.target import Target
@@ -93,7 +93,8 @@ def measure(
             is ever computed so.
         seed: of the formal run.
         state_folder: where the state is kept, so that the same call goes on where a killed one was, to the same bits;
-            None keeps none. Another decoder, data or setting is another run.
+            None keeps none. Another decoder, data or setting is another run; a decoder that is no torch module is
+            known by its images of ten codes for each x, drawn from the prior, alone.
         save_every: seconds between two saves.
         time_limit: seconds after which to stop with the state saved; needs a state folder.
         save: called with the finished curve before the state is forgotten, so that no moment to kill it loses the run.
@@ -152,6 +153,7 @@ def measure(
     sample = None
     if isinstance(distortion, SamplableDistortion) and (n_simulated or gap is not None):
         sample = check_sample(target, float(beta_max))
+    both_routes = betas is None and has_descent(target, prerun_settings, groups)
     length = n if betas is None else len(betas)
     if gap is None and n_recorded > length // 2:
         logger.warning("%d betas are asked for; a schedule of %d temperatures has %d", n_recorded, length, length // 2)
@@ -195,7 +197,7 @@ def measure(
                 )
                 size_found, found = _certified(size_found, learned, bounds, gap, prerun_settings.max_temperatures)
                 tuning, facts["prerun"] = learned.at_length(size_found.n_temperatures), size_found.facts(gap)
-            if prerun_settings.n_starts and groups.size > 1 and covers_everything(prior):
+            if both_routes:
                 descent = learn_descent(
                     target, tuning, learned, kernel, prerun_settings, checkpoint=checkpoint, progress=progress
                 )

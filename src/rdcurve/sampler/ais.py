@@ -29,7 +29,7 @@ from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.step_size import StepSizes
-from rdcurve.sampler.target import Point, Target, one_thread_per_tile
+from rdcurve.sampler.target import Point, Target, exact_products, one_thread_per_tile
 
 __all__ = [
     "Annealing",
@@ -103,8 +103,7 @@ def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0
     Raises:
         ValueError: the distortion or the prior is not finite there; names the images.
     """
-    # an energy in TF32 is wrong by 10 nats at beta = 36,000, and convolutions use it unless told not to
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    exact_products()
     momentum = step_noise(seed, images, z.shape[0], step, z.shape[2], z.dtype).normal
     with one_thread_per_tile():
         point = target.at(z)

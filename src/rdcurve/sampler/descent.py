@@ -20,18 +20,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.ais import Annealing, Chains, Tuning, advance, log_mean_exp, start_at
+from rdcurve.sampler.ais import Annealing, Chains, Groups, Tuning, advance, log_mean_exp, start_at
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton
-from rdcurve.sampler.modes import Mixture, Modes, find_modes, mixture_at
+from rdcurve.sampler.modes import Mixture, Modes, find_modes, hessian, mixture_at
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import Learned, PrerunSettings
+from rdcurve.sampler.prior import covers_everything, sample_prior
 from rdcurve.sampler.schedule import interpolated, respaced, retimed
 from rdcurve.sampler.step_size import Adaptive, Frozen, StepSizes, smooth
 from rdcurve.sampler.target import Point, Target
 from rdcurve.state import Checkpoint
 
-__all__ = ["Descent", "descend", "learn_descent"]
+__all__ = ["Descent", "descend", "has_descent", "learn_descent"]
 
 _BRIDGE = torch.linspace(0, 1, 21, dtype=torch.float64)  # t; the mixture is close already
 
@@ -89,6 +90,20 @@ class _Constant:
 
     def factor(self, beta: float, n_images: int) -> Tensor:
         return self._factor[:n_images]
+
+
+def has_descent(target: Target, settings: PrerunSettings, groups: Groups) -> bool:
+    """Whether a curve has the second route: asked for, chains in groups, and a prior that is finite everywhere.
+
+    Raises:
+        ValueError: it has, but torch has no second derivative to search modes with. It is tried on one code, so that
+            this is known before the long work.
+    """
+    if not (settings.n_starts and groups.size > 1 and covers_everything(target.prior)):
+        return False
+    one = target.select(slice(0, 1))
+    hessian(one, sample_prior(target.prior, 0, torch.zeros(1, dtype=torch.int64, device=target.x.device), 1), 1.0)
+    return True
 
 
 def learn_descent(
@@ -170,7 +185,8 @@ def learn_descent(
 
     annealing = Annealing(target, kernel, seed, images)
     for end in ends:
-        matrix = decompose(gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled"))
+        z, pooled = chains.state.point.z, settings.metric == "pooled"
+        matrix = decompose(gauss_newton(target, z, pooled=pooled, heed=checkpoint.heed))
         eigenvalues.append(matrix[0])
         eigenvectors.append(matrix[1])
         metric = Metric((0.0,), matrix[0][None], matrix[1][None])

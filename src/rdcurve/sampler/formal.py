@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdcurve.curve import RDCurve
 from rdcurve.sampler.ais import (
@@ -70,13 +70,17 @@ def code_digest() -> str:
 def run_key(target: Target, tuning: Tuning | None, **parts: Any) -> str:
     """The identity of a run: a hash of the sampler's code, what is measured, and `parts`.
 
-    Ten prior draws stand for decoder, prior and distortion: any change of them changes their values.
+    Of a decoder, distortion or prior that is a torch module, all parameters and buffers count. Of any other callable,
+    the values at ten prior draws of each image stand for it: a change that these do not meet is not seen.
     """
     images = torch.arange(len(target.x), device=target.x.device)
     probe = start_from_prior(target, 0, images, 10).state.point
     if tuning is not None:
         metric = content_key(values=tuning.metric.eigenvalues, vectors=tuning.metric.eigenvectors)
         parts |= {"betas": tuning.betas, "step_sizes": tuning.step_sizes, "metric": [tuning.metric.starts, metric]}
+    for role in ("decoder", "distortion", "prior"):
+        if isinstance(module := getattr(target, role), nn.Module):
+            parts[role] = content_key(**module.state_dict())
     return content_key(
         code=code_digest(),
         torch=torch.__version__,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,13 +62,14 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return eigenvalues.clamp(min=0), eigenvectors
 
 
-def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
+def gauss_newton(target: Target, z: Tensor, *, pooled: bool, heed: Callable[[], None] = lambda: None) -> Tensor:
     """G(z) averaged over the chains, and over the images if `pooled`.
 
     Args:
         target: of N images.
         z: [C, N, latent].
         pooled: one matrix for all images.
+        heed: as of `curvature`.
 
     Returns:
         [N, latent, latent], or [1, latent, latent].
@@ -75,14 +77,15 @@ def gauss_newton(target: Target, z: Tensor, *, pooled: bool) -> Tensor:
     Raises:
         ValueError: torch has no forward-mode derivative of the decoder; the prerun meets it at its first step.
     """
-    matrices = curvature(target, z).mean(0)
+    matrices = curvature(target, z, heed).mean(0)
     return matrices.mean(0, keepdim=True) if pooled else matrices
 
 
-def curvature(target: Target, z: Tensor) -> Tensor:
+def curvature(target: Target, z: Tensor, heed: Callable[[], None] = lambda: None) -> Tensor:
     """G at every code, z [C, N, latent] -> [C, N, latent, latent].
 
-    Works for any decoder and distortion that torch can differentiate in forward mode.
+    Works for any decoder and distortion that torch can differentiate in forward mode. A hundred columns take long:
+    `heed` is called after every one, and may raise to stop.
 
     Raises:
         ValueError: torch cannot.
@@ -90,7 +93,8 @@ def curvature(target: Target, z: Tensor) -> Tensor:
     block = max(1, _VALUES // (z.shape[0] * z.shape[2] * math.prod(target.x.shape[1:])))
     try:
         parts = [
-            _curvature(target.select(slice(i, i + block)), z[:, i : i + block]) for i in range(0, z.shape[1], block)
+            _curvature(target.select(slice(i, i + block)), z[:, i : i + block], heed)
+            for i in range(0, z.shape[1], block)
         ]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
@@ -100,7 +104,7 @@ def curvature(target: Target, z: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _curvature(target: Target, z: Tensor) -> Tensor:
+def _curvature(target: Target, z: Tensor, heed: Callable[[], None]) -> Tensor:
     def slope(reconstruction: Tensor) -> Tensor:
         return torch.func.grad(lambda r: target.distortion(target.x, r).sum())(reconstruction)
 
@@ -109,5 +113,6 @@ def _curvature(target: Target, z: Tensor) -> Tensor:
         reconstruction, along = torch.func.jvp(target.decoder, (z,), (direction.expand_as(z),))
         jacobian.append(along.flatten(2))
         along_slope.append(torch.func.jvp(slope, (reconstruction,), (along,))[1].flatten(2))
+        heed()
     matrix = torch.stack(jacobian, 2) @ torch.stack(along_slope, 2).mT
     return (0.5 * (matrix + matrix.mT)).detach()

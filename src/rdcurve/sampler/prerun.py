@@ -278,7 +278,8 @@ def sweep(
             continue
         if given is None:
             if chains.step == start:
-                curvature = gauss_newton(target, chains.state.point.z, pooled=settings.metric == "pooled")
+                z, pooled = chains.state.point.z, settings.metric == "pooled"
+                curvature = gauss_newton(target, z, pooled=pooled, heed=checkpoint.heed)
                 eigenvalues[block], eigenvectors[block] = decompose(curvature)
             known = slice(0, block + 1)
             metric = Metric(tuple(ladder[i] for i in starts[known]), eigenvalues[known], eigenvectors[known])

@@ -73,7 +73,7 @@ def covers_everything(prior: Distribution) -> bool:
     """Whether log p is finite at every code: the second route's Gaussian mixtures reach everywhere."""
     try:
         support = prior.support
-    except NotImplementedError:  # a distribution that does not say is trusted
+    except (AttributeError, NotImplementedError):  # a distribution that does not say is trusted
         return True
     while hasattr(support, "base_constraint"):  # of a vector, of a mixture
         support = support.base_constraint

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdcurve.types import Decoder, Distortion
 
-__all__ = ["Point", "Target", "one_thread_per_tile"]
+__all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
 
 # Rows of one decoder call. The decoder only ever sees calls of one shape, the last one padded: a matrix product
 # rounds a row in the same way wherever it stands, but not in a product of another shape. So the result for an image is
@@ -124,6 +124,7 @@ class Target:
                 not fit x, are not finite, differ between two calls, depend on the rest of the batch, ignore z, or have
                 no finite gradient; the distortion is not [C, N] in float64.
         """
+        exact_products()
         for name in ("event_shape", "sample", "log_prob"):
             if not hasattr(self.prior, name):
                 raise TypeError(f"the prior is a {type(self.prior).__name__} without `{name}`; {_PRIORS}")
@@ -235,6 +236,14 @@ def _learns_statistics(decoder: Decoder) -> bool:
     """Whether a batch norm is in train mode: each call would then change its running statistics."""
     modules = decoder.modules() if isinstance(decoder, nn.Module) else ()
     return any(isinstance(each, _BatchNorm) and each.training and each.track_running_stats for each in modules)
+
+
+def exact_products() -> None:
+    """From here on CUDA multiplies and convolves in float32.
+
+    An energy in TF32 is wrong by 10 nats at beta = 36,000, and convolutions use it unless told not to.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 @contextmanager
