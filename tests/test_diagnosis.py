@@ -1,6 +1,6 @@
 """Sick curves are warned of, each by its own symptom; healthy ones are quiet (R24)."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -86,6 +86,12 @@ def put(value, rows=slice(5, None)):
     return change
 
 
+def thrice(curve):
+    """With each image three times."""
+    names = [field.name for field in fields(curve) if field.name not in ("beta", "facts")]
+    return replace(curve, **{name: np.concatenate([getattr(curve, name)] * 3, 1) for name in names})
+
+
 def more(nats):
     return lambda array: array + np.where(np.arange(len(array)) < 6, 0, nats)[:, None]
 
@@ -113,6 +119,22 @@ def test_every_symptom_is_named_with_its_betas(healthy, changes, symptom):
     assert symptom in str(said)
     if "finite" not in symptom:
         assert "beta = " in str(said)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate": more(5.0)},  # not what dR = -beta dD adds up to
+        {"distortion": put(30.0, slice(8, 9))},  # not monotone
+        {"doubt": put(1.1)},
+        {"doubt": lambda array: np.where(np.arange(8) == 2, 3.1, array)},  # one image of eight
+    ],
+)
+def test_what_no_curve_does_is_not_certified(healthy, changes):
+    assert healthy.certified.all()
+    spoiled = bad(healthy, **changes)
+    assert not spoiled.certified.all()
+    assert spoiled.certified[:5].all() or not spoiled.certified.any()
 
 
 def test_gap_is_compared_with_what_was_asked(healthy):
@@ -174,7 +196,11 @@ def test_some_of_the_betas_keep_their_own_gaps(healthy):
     [
         (lambda curve: replace(curve, facts=curve.facts | {"n_searches": 0}), "not certified, which takes two routes"),
         (lambda curve: bad(curve, k_hat=put(np.nan, slice(None))), "k-hat of the weights was not looked at"),
-        (lambda curve: curve.first(3), "certified on 3 images only"),
+        (lambda curve: curve.first(3), "not certified, which takes 4 images or more, not 3"),
+        (
+            lambda curve: bad(thrice(curve), doubt=lambda array: np.where(np.arange(24) == 9, 4.0, array)),
+            "alone, log Z of these is in doubt by more than 3 nats at some beta: 9",
+        ),
     ],
 )
 def test_what_could_not_be_looked_at_is_said(healthy, changed, note):

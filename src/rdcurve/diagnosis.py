@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rdcurve.curve import RDCurve
+from rdcurve.curve import LEAST_IMAGES, MOST_BENT, RDCurve
 
 __all__ = ["GapFound", "Verdict", "compare", "verdict"]
 
@@ -17,9 +17,7 @@ LEAST_ACCEPTANCE = 0.4
 LEAST_ESS = 2.0  # chains, median over the images
 MOST_K_HAT = 0.7  # median over the images
 MOST_SE = 0.02  # of the mean rate over the chains, as a share of the rate
-MOST_BENT = 4.0  # standard errors by which the curve may fail to be decreasing or convex
 _SMALL_SHARE = 0.2  # of the images that may be bad before the mean curve is
-_FEW_IMAGES = 4  # below, a certificate was seen to be wrong: all starts missed a mode a hundredth of the prior wide
 _SURE = 2.0  # standard errors
 
 
@@ -109,8 +107,7 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
     _at(found, curve, noisy, "rate known to no better than {limit:.0%}: more chains", limit=MOST_SE)
     _at(found, curve, rate < -MOST_BENT * error - 1e-9, "rate below 0 by more than {limit} standard errors: is the "
         "prior's log_prob that of its samples?", limit=MOST_BENT)  # fmt: skip
-    bent = _bent(curve)
-    _at(found, curve, bent, "rate and distortion are not monotone and convex, with slope -beta, within {limit} "
+    _at(found, curve, curve.bent, "rate and distortion are not monotone and convex, with slope -beta, within {limit} "
         "standard errors: some images found new modes late", limit=MOST_BENT)  # fmt: skip
     if not curve.facts.get("n_searches"):
         halves = curve.doubt.mean(1)
@@ -118,14 +115,19 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
             "temperatures or chains", limit=1)  # fmt: skip
         notes.append("not certified, which takes two routes: the second one needs chains in groups (32, say, go in "
                      "eights), a prior without walls, a learned schedule, and n_starts")  # fmt: skip
+    elif (n_images := curve.rate.shape[1]) < LEAST_IMAGES:
+        notes.append(f"not certified, which takes {LEAST_IMAGES} images or more, not {n_images}: on so few nothing "
+                     "tells of a narrow mode that every start has missed")  # fmt: skip
     else:
-        _at(found, curve, ~curve.certified, "not certified: independent determinations of log Z differ by more than "
-            "{limit} nat (mean over the images) or 3 (on one in twenty), or agree on what was found less than three "
-            "times; the curve is a bound there, no estimate; more chains may find it more often",
+        _at(found, curve, ~curve.certified & ~curve.bent, "not certified: independent determinations of log Z differ "
+            "by more than {limit} nat (mean over the images) or 3 (on one in twenty), or agree on what was found less "
+            "than three times; the curve is a bound there, no estimate; more chains may find it more often",
             limit=curve.facts["tolerance"])  # fmt: skip
-        if curve.certified.any() and curve.rate.shape[1] < _FEW_IMAGES:
-            notes.append(f"certified on {curve.rate.shape[1]} images only: a narrow mode that every start has missed "
-                         f"is not seen; with {_FEW_IMAGES} images or more that is less likely")  # fmt: skip
+        alone = (curve.doubt > 3 * curve.facts["tolerance"]) & curve.certified[:, None]
+        if alone.any():
+            images = ", ".join(map(str, np.flatnonzero(alone.any(0))))
+            notes.append(f"certified as a mean over the images; alone, log Z of these is in doubt by more than "
+                         f"{3 * curve.facts['tolerance']:g} nats at some beta: {images}")  # fmt: skip
     sizing = curve.facts.get("prerun", {})
     if not sizing.get("reached", True):
         found.append(
@@ -146,34 +148,6 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
             found.append(f"BDMC gaps are negative, {mean:.2f} ± {error:.2f} nats on average: does the distortion's "
                          "`sample` draw from exp(-beta d)?")  # fmt: skip
     return Verdict(tuple(found), tuple(notes))
-
-
-def _bent(curve: RDCurve) -> np.ndarray:
-    """[K] where the curve is not one, by more than the errors of both points.
-
-    -log Z is concave in beta with slope D, so that between neighbouring betas a < b
-
-        a (D_a - D_b)  <=  R_b - R_a  <=  b (D_a - D_b):
-
-    the rate is what dR = -beta dD adds up to, and convex in the distortion; both are monotone.
-    """
-    beta, rate, distortion = curve.beta, curve.mean("rate"), curve.mean("distortion")
-    error_rate, error_distortion, error_z = (
-        np.nan_to_num(curve.standard_error(name, "chains")) for name in ("rate", "distortion", "log_z")
-    )
-    fall, rise, width = -np.diff(distortion), np.diff(rate), np.diff(beta)
-
-    def both(error: np.ndarray) -> np.ndarray:
-        return np.hypot(error[1:], error[:-1])
-
-    # R + b D = -log Z + (b - a) D at a, and likewise at b: of R and beta D each has the noise of the other
-    bounds = both(error_z)
-    above = rise - beta[1:] * fall > MOST_BENT * np.hypot(bounds, width * error_distortion[:-1]) + 1e-9
-    below = beta[:-1] * fall - rise > MOST_BENT * np.hypot(bounds, width * error_distortion[1:]) + 1e-9
-    bent = np.zeros(len(beta), dtype=bool)
-    bent[1:] = above | below
-    bent[1:] |= (-fall > MOST_BENT * both(error_distortion) + 1e-9) | (-rise > MOST_BENT * both(error_rate) + 1e-9)
-    return bent
 
 
 def _at(found: list[str], curve: RDCurve, where: np.ndarray, text: str, **values: float) -> None:
