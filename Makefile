@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: figure3 test check setup stages
+.PHONY: figure3 test check slow setup stages
 
 figure3: setup
 	snakemake figure3
@@ -18,6 +18,10 @@ test: setup
 # and all that CI runs: the pipeline's scenarios with the real programs, a SLURM cluster among them
 check: test
 	pytest -m pipeline
+
+# the tests at their full counts, for an hour or more
+slow: setup
+	pytest -m slow
 
 # after figures or claims were added to params.yaml
 stages: setup

@@ -1,5 +1,9 @@
 """Checks on a CUDA device; run with `pytest -m gpu`."""
 
+import copy
+import itertools
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +15,17 @@ from rdcurve.sampler import ais
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import sigmoid
+from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target
+from rdcurve.state import Interrupted
 
 pytestmark = pytest.mark.gpu
+QUICK = PrerunSettings(n_chains=4, n_rounds=2, round_temperatures=40, n_blocks=3, n_starts=2, most_starts=0)
 
 
 @pytest.mark.parametrize(("dtype", "tf32"), [(torch.float32, False), (torch.float32, True), (torch.float64, False)])
@@ -67,7 +76,77 @@ def test_a_graph_is_used_and_gives_the_same_bits(dtype, monkeypatch, recwarn):
         assert np.array_equal(getattr(curves[0], name), getattr(curves[1], name))
 
 
+def network(dtype):
+    torch.manual_seed(0)
+    return Decoder(3, 20, [32, 32], "tanh").eval().requires_grad_(False).to("cuda", dtype)
+
+
+def curve_of(decoder, x, **changes):
+    arguments = {"latent_dim": 3, "beta_max": 20.0, "n_temperatures": 40, "n_recorded": 10, "n_chains": 16}
+    return rdcurve.measure(decoder, x, prerun_settings=QUICK, n_simulated=2, **arguments | changes)
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("rate", "distortion", "log_z"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rerun_and_a_resumed_run_give_the_same_bits(dtype, tmp_path):
+    """R22, on one card: again, and stopped after every 150 steps."""
+    decoder, x = network(dtype), torch.rand(6, 20, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+    whole = curve_of(decoder, x)
+    assert same(curve_of(decoder, x), whole)
+    steps = itertools.count(1)
+
+    def stop(done, total):
+        if next(steps) % 150 == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    for _ in range(100):
+        try:
+            resumed = curve_of(decoder, x, state_folder=tmp_path, progress=stop)
+            break
+        except Interrupted:
+            continue
+    assert same(resumed, whole)
+
+
+def test_images_in_batches_give_the_same_bits():
+    """R22: a formal run of all images, and of some of them, with one tuning."""
+    decoder, x = network(torch.float32), torch.rand(6, 20, generator=torch.Generator().manual_seed(1)).cuda()
+    target = Target(rdcurve.standard_normal(3, torch.float32, "cuda"), decoder, SquaredError(), x)
+    betas, kernel = sigmoid(40, 20.0), Kernel(2, 0.2, 0.5)
+    tuning = tune(target, betas, kernel, PrerunSettings(n_chains=4, n_blocks=3), Groups(8))
+    options = {"n_chains": 16, "seed": 5, "groups": Groups(8)}
+    whole = formal_run(target, tuning, [10, 20, 39], kernel, **options)
+    for some in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        part = formal_run(
+            target.select(some), tuning.select(some), [10, 20, 39], kernel, images=torch.arange(6)[some], **options
+        )
+        for name in ("rate", "distortion", "log_z"):
+            assert np.array_equal(getattr(part, name), getattr(whole, name)[:, some])
+
+
+def test_cuda_in_float64_is_the_cpu_before_an_accept_test_can_differ():
+    """R22: one target on both, to 1e-8; draws of the prior are those of a device, so the codes are given."""
+    decoder, x = network(torch.float64), torch.rand(6, 20, generator=torch.Generator().manual_seed(1)).double()
+    z = torch.randn(8, 6, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    points = []
+    for device in ("cpu", "cuda"):
+        prior = rdcurve.standard_normal(3, torch.float64, device)
+        target = Target(prior, copy.deepcopy(decoder).to(device), SquaredError(), x.to(device))
+        images, betas = torch.arange(6, device=device), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+        table = Frozen(torch.full((3, 6), 0.05, dtype=torch.float64, device=device))
+        chains = ais.start_at(target, z.to(device), 3, images)
+        annealing = ais.Annealing(target, Kernel(2, 0.2, 0.5), 3, images)
+        chains = ais.advance(annealing, betas, chains, table, identity(3, torch.float64, device), until=2)
+        points.append([chains.log_weight, chains.acceptance, *chains.state.point, chains.state.momentum])
+    for here, there in zip(*points, strict=True):
+        assert torch.allclose(here, there.cpu(), rtol=1e-8, atol=1e-8)
+
+
 def test_bdmc_on_cuda_encloses_log_z():
+    """Lower <= exact <= upper at two betas. False-fail rate 1e-6 over 4 comparisons; detects 1 nat."""
     problem = linear_problem(6, latent_dim=4)
     weight, bias = problem.weight.cuda(), problem.bias.cuda()
     prior = rdcurve.standard_normal(4, weight.dtype, "cuda")
@@ -76,4 +155,10 @@ def test_bdmc_on_cuda_encloses_log_z():
     simulated = simulate(target, betas, [50, 99], 20, 3)
     tuning = tune(simulated.target, betas, Kernel(), PrerunSettings(n_chains=4, n_blocks=3), Groups())
     result = bdmc(simulated, tuning, Kernel(), n_chains=8, seed=21)
-    assert (result.gap > -6 * result.gap_se).all()
+    x = simulated.target.x.cpu().unflatten(0, (2, 20)).flip(0)
+    exact = np.stack([problem.exact(beta[None], part)[2][0] for beta, part in zip(result.beta, x, strict=True)])
+    for short in (exact - result.lower.numpy(), result.upper.numpy() - exact):
+        error = short.std(1, ddof=1) / 20**0.5
+        assert (threshold(4) * error < 1).all()
+        assert (short.mean(1) > -threshold(4) * error).all()
+        assert (short.mean(1) < 1).all()

@@ -1,5 +1,7 @@
 """The move obeys its physics: reversible, volume-preserving, second order, and its target is left invariant."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from problems import DTYPE, curved_decoder, linear_problem, threshold
 from sampler_checks import posterior, posterior_samples, random_network
 
+from rdcurve.models.mlp import Decoder
 from rdcurve.sampler.ais import start_at
 from rdcurve.sampler.distortion import GaussianNLL, SquaredError
 from rdcurve.sampler.hmc import Kernel, State, leapfrog, move, refresh
@@ -282,6 +285,22 @@ def test_energies_of_a_float32_decoder_are_right_at_the_highest_beta():
     )
     assert moved.double().mean() > 0.5
     assert torch.allclose(transition.energy_error[moved], energy_error[moved], atol=1e-6)
+
+
+def test_what_a_float32_decoder_as_wide_as_the_papers_leaves():
+    """beta d at beta = 36,000 and d near 34, against a float64 copy: 0.022 nats rms seen, 0.07 at most, of 256 codes.
+    A float32 sum, or products in TF32, would leave a tenth of a nat and ten nats."""
+    torch.manual_seed(0)
+    decoder = Decoder(10, 784, [1024] * 3, "tanh").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(256, 1, 10, generator=generator)
+    x = decoder(torch.randn(1, 10, generator=generator)) + 0.165 * torch.randn(1, 784, generator=generator)
+    point = Target(standard_normal(10), decoder, SquaredError(), x).at(z)
+    exact = SquaredError()(x.double(), copy.deepcopy(decoder).double()(z.double()))
+    error = 36000 * (point.distortion - exact)
+    assert 20 < exact.mean() < 50
+    assert error.square().mean().sqrt() < 0.05
+    assert error.abs().max() < 0.2
 
 
 @pytest.mark.parametrize("distortion", [SquaredError(), GaussianNLL(0.3)], ids=["squared_error", "gaussian_nll"])
