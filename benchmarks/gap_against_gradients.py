@@ -214,10 +214,7 @@ def main() -> None:
     options.add_argument("--state", type=Path, help="folder for the state of an unfinished cell")
     args = options.parse_args()
     same = {name: getattr(args, name) for name in ("betas", "images", "chains", "prerun_chains", "tuned_acceptance")}
-    same |= {
-        "schedule_learned_on": "simulated data" if args.data is None else "test images",
-        "code": code_digest()[:16],
-    }
+    same["schedule_learned_on"] = "simulated data" if args.data is None else "test images"
     cells = Cells(args, same)
     for model in args.models:
         digest = hashlib.sha256((args.decoders / f"{model}.safetensors").read_bytes()).hexdigest()[:8]

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import yaml
+from common import machine
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 5
@@ -60,12 +59,7 @@ def main() -> None:
         figures |= {"a job alone (s)": alone, "the same by DVC (s)": job, "DVC's share (s)": job - alone}
 
     print("\n".join(f"{what:32s} {value:6.2f}" for what, value in figures.items()))
-    machine = {
-        "date": date.today().isoformat(),
-        "cpus": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-    }
-    (ROOT / "benchmarks/pipeline.json").write_text(json.dumps(machine | figures, indent=2) + "\n")
+    (ROOT / "benchmarks/pipeline.json").write_text(json.dumps(machine() | figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

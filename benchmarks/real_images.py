@@ -24,7 +24,7 @@ from rdcurve.data.load import images as read_images
 from rdcurve.progress import Progress
 from rdcurve.sampler.certify import TOLERANCE
 from rdcurve.sampler.descent import learn_descent
-from rdcurve.sampler.formal import code_digest, formal_run
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import learn
 
@@ -132,7 +132,8 @@ def totals(model: str, runs: list[dict[str, Any]], reference: dict[str, Any]) ->
         n = len(errors["rate"])
         row = {"model": model, "betas": "certified" if verdict else "not certified", "images x betas x seeds": n}
         row |= {f"{name} off > 1 nat": float((e > 1).mean()) if n else np.nan for name, e in errors.items()}
-        row |= {"mean |d log Z|": float(errors["log_z"].mean()) if n else np.nan}
+        for what, e in (("log Z", errors["log_z"]), ("R", errors["rate"])):
+            row |= {f"mean |d {what}|": e.mean() if n else np.nan, f"largest |d {what}|": e.max() if n else np.nan}
         rows.append(row)
     return rows
 
@@ -151,7 +152,7 @@ def main() -> None:
     options.add_argument("--reference-seed", type=int, default=100)
     args = options.parse_args()
     same = {name: getattr(args, name) for name in ("images", "chains", "betas", "temperatures", "factor")}
-    cells = Cells(args, {**same, "code": code_digest()[:16]})
+    cells = Cells(args, same)
     rows, sums = [], []
     for model in args.models:
         digest = hashlib.sha256((args.decoders / f"{model}.safetensors").read_bytes()).hexdigest()[:8]
