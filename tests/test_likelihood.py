@@ -158,7 +158,10 @@ def table_of(folder, variance, facts, uncertified_below=0.0):
     beta = sigmoid(2000, 50.0)[recorded_steps(2000, 50)].numpy()
     distortion, log_z = exact(problem, beta)
     doubt = np.where(beta[:, None] < uncertified_below, 5.0, np.zeros(log_z.shape))
-    curve = make_curve(beta=beta, log_z=log_z, rate=log_z, distortion_cv=distortion, doubt=doubt)
+    rate = -log_z - beta[:, None] * distortion
+    curve = make_curve(
+        beta=beta, log_z=log_z, rate=rate, distortion=distortion, distortion_cv=distortion, doubt=doubt
+    )  # fmt: skip
     curve.facts.update(n_searches=2, tolerance=1.0)
     curve.facts["settings"] = {"model": "m", "distortion": {"name": "squared_error"}}
     curve.save(folder / "curves/c.safetensors")

@@ -293,8 +293,10 @@ def test_a_decoder_without_forward_derivative_can_do_without_the_metric():
             return 2 * gradient
 
     arguments = {"latent_dim": 4, "beta_max": 1.0, "n_temperatures": 20}
-    with pytest.raises(ValueError, match="choose the metric 'identity'"):
+    with pytest.raises(ValueError, match="set n_starts to 0 to do without"):
         rdcurve.measure(Double.apply, X, **arguments)
+    with pytest.raises(ValueError, match="choose the metric 'identity'"):
+        rdcurve.measure(Double.apply, X, prerun_settings=replace(QUICK, n_starts=0), **arguments)
     settings = replace(QUICK, metric="identity", n_starts=0)
     assert np.isfinite(rdcurve.measure(Double.apply, X, prerun_settings=settings, **arguments).rate).all()
 
