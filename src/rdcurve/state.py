@@ -34,7 +34,7 @@ __all__ = ["Checkpoint", "Interrupted", "content_key"]
 
 Tree = TypeVar("Tree")
 logger = logging.getLogger(__name__)
-_AWAITED = 5.0  # seconds since a waiting process said last that it waits; it says so ten times a second
+_AWAITED = 60.0  # seconds since a waiting process said last that it waits; it says so ten times a second
 _open: set[Path | None] = set()  # folders that this process works on, one within the other
 
 
