@@ -102,9 +102,10 @@ class Cells:
     Args:
         args: where to write, and the arguments.
         same: what must not differ between the results in one file.
+        any_code: whether results of other code may stand beside new ones.
     """
 
-    def __init__(self, args: argparse.Namespace, same: dict[str, Any]) -> None:
+    def __init__(self, args: argparse.Namespace, same: dict[str, Any], any_code: bool = True) -> None:
         self.args, self.same = args, _plain(same)
         self.values: dict[str, Any] = {}
         if args.output.exists():
@@ -112,6 +113,11 @@ class Cells:
             if found.get("same") != self.same:
                 raise SystemExit(f"{args.output} was made with other settings; remove it or choose another --output")
             self.values = found["cells"]
+            if not any_code and {cell["machine"].get("code") for cell in self.values.values()} - {code()[:16]}:
+                raise SystemExit(
+                    f"{args.output} holds results of other code; remove it, choose another --output, or add "
+                    "--reproduced once one of them was seen to come out the same"
+                )
 
     def put(self, name: str, value: Any) -> None:
         """Keep a result."""

@@ -212,10 +212,11 @@ def main() -> None:
     options.add_argument("--tuned-acceptance", type=float, default=0.85)
     options.add_argument("--seeds", type=int, nargs="+", default=[0], help="of data and chains")
     options.add_argument("--state", type=Path, help="folder for the state of an unfinished cell")
+    options.add_argument("--reproduced", action="store_true", help="go on with results of other code, too")
     args = options.parse_args()
     same = {name: getattr(args, name) for name in ("betas", "images", "chains", "prerun_chains", "tuned_acceptance")}
     same["schedule_learned_on"] = "simulated data" if args.data is None else "test images"
-    cells = Cells(args, same)
+    cells = Cells(args, same, any_code=args.reproduced)
     for model in args.models:
         digest = hashlib.sha256((args.decoders / f"{model}.safetensors").read_bytes()).hexdigest()[:8]
         for seed in args.seeds:

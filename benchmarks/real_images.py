@@ -150,9 +150,10 @@ def main() -> None:
     options.add_argument("--factor", type=int, default=4, help="the reference run has that many times the temperatures")
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options.add_argument("--reference-seed", type=int, default=100)
+    options.add_argument("--reproduced", action="store_true", help="go on with results of other code, too")
     args = options.parse_args()
     same = {name: getattr(args, name) for name in ("images", "chains", "betas", "temperatures", "factor")}
-    cells = Cells(args, same)
+    cells = Cells(args, same, any_code=args.reproduced)
     rows, sums = [], []
     for model in args.models:
         digest = hashlib.sha256((args.decoders / f"{model}.safetensors").read_bytes()).hexdigest()[:8]

@@ -1,5 +1,6 @@
 """What the README says of the benchmarks is what their files hold, and what these hold follows from the gaps."""
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_tables_of_gaps_follow_from_the_runs(monkeypatch, model):
         assert len(runs) == row["seeds"]
         means = [sum(gaps) / len(gaps) for gaps in zip(*runs, strict=True)]
         assert row["largest"] == pytest.approx(max(means), rel=1e-3)
+
+
+def test_results_of_other_code_are_not_mixed_in_silently(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import common
+
+    args = argparse.Namespace(output=tmp_path / "cells.json")
+    common.Cells(args, {}, any_code=False).put("a", {"value": 1.0})
+    assert common.Cells(args, {}, any_code=False).values["a"]["value"] == 1.0
+    monkeypatch.setattr(common, "code", lambda: "other")
+    with pytest.raises(SystemExit, match="holds results of other code"):
+        common.Cells(args, {}, any_code=False)
+    assert common.Cells(args, {}).values["a"]["value"] == 1.0
 
 
 def test_tf32_is_emulated_as_a_gpu_rounds(monkeypatch):
