@@ -427,7 +427,7 @@ def test_command_refuses_a_table_without_gaps(folder):
 
 def test_scorecard_counts_and_lists_what_is_not_measured(folder):
     decided(folder)
-    section = {"figure0": ENTRY, "figure1": ENTRY}
+    section = {"figure0": ENTRY, "figure1": ENTRY, "figure0_wide": ENTRY | {"on_request": True}}
     table = scorecard(section, folder / "verdicts")
     assert counts(table) == {"reproduced": 1, "not reproduced": 1, "undecided": 1, "not measured yet": 3}
     text = markdown(table)

@@ -19,7 +19,7 @@ _COLUMNS = ("verdict", "decisive", "difference", "standard_error", "unit", "limi
 
 
 def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """One row per claim, in the order of the settings.
+    """One row per claim, in the order of the settings, but for those on request.
 
     Args:
         section: `claims` of params.yaml.
@@ -30,6 +30,8 @@ def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
     """
     rows = []
     for figure, entry in section.items():
+        if entry.get("on_request"):
+            continue
         path = folder / f"{figure}.json"
         decided = _read(path) if path.is_file() else None
         for claim in entry["claims"]:

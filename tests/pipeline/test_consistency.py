@@ -110,6 +110,7 @@ def test_rules_and_stages_are_one_graph(stages, tmp_path):
     """Each Snakemake job has the inputs and outputs of its DVC stage, code and settings aside."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     on_request = [name for name, entry in params["figures"].items() if entry.get("on_request")]
+    on_request += [f"results/claims/{name}.json" for name, entry in params["claims"].items() if entry.get("on_request")]
     text = subprocess.run(
         [BIN / "snakemake", "--cores", "1", "--dry-run", "--forceall", "--nocolor", "all", *on_request],
         cwd=ROOT, check=True, capture_output=True, text=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 from rdcurve.settings import names_of_claims, names_of_figure
 
-__all__ = ["of_claims", "of_figure", "of_likelihood"]
+__all__ = ["of_claims", "of_figure", "of_likelihood", "of_scorecard"]
 
 
 def of_figure(params: Mapping[str, Any], figure: str) -> list[str]:
@@ -40,6 +40,11 @@ def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
         *(f"results/variational/{name}.safetensors" for name in names["variational"]),
         *(f"results/bdmc/{name}.csv" for name in names["bdmc"]),
     ]
+
+
+def of_scorecard(params: Mapping[str, Any]) -> list[str]:
+    """Verdicts that the scorecard lists."""
+    return [f"results/claims/{name}.json" for name, entry in params["claims"].items() if not entry.get("on_request")]
 
 
 def of_likelihood(params: Mapping[str, Any]) -> list[str]:

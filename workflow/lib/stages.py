@@ -57,7 +57,7 @@ def _scorecard(params: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "cmd": f"rdcurve scorecard --params params.yaml --verdicts {folder} --output {card}.md --table {card}.csv",
         "deps": [
-            *(f"results/claims/{name}.json" for name in params["claims"]),
+            *needs.of_scorecard(params),
             *_code(("claims.py", "commands/scorecard.py", "comparison.py", "curve.py", "scorecard.py")),
         ],
         "params": ["claims"],

@@ -76,7 +76,7 @@ rule decide:
 rule scorecard:
     """Putting all verdicts into one table"""
     input:
-        verdicts=expand("results/claims/{figure}.json", figure=config["claims"]),
+        verdicts=needs.of_scorecard(config),
         key=fresh("scorecard"),
     output:
         text="results/claims/scorecard.md",
