@@ -112,24 +112,25 @@ def test_every_part_is_reported_and_one_refutes_the_whole():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "variants", "expected"),
+    ("sizes", "variants", "alike", "less"),
     [
-        ([1.0, 0.6, 0.3], [1.0, 1.01, 0.99], "reproduced"),
-        ([1.0, 0.6, 0.3], [1.0, 1.5, 0.7], "not reproduced"),  # not nearly the same, though size still counts for more
-        ([1.0, 1.01, 0.99], [1.0, 1.5, 0.7], "not reproduced"),
-        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "undecided"),
+        ([1.0, 0.6, 0.3], [1.0, 1.01, 0.99], "reproduced", "reproduced"),
+        ([1.0, 0.6, 0.3], [1.0, 1.5, 0.7], "not reproduced", "reproduced"),
+        ([1.0, 1.01, 0.99], [1.0, 1.5, 0.7], "not reproduced", "not reproduced"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "reproduced", "undecided"),
     ],
 )
-def test_spread_within_sizes_against_between(sizes, variants, expected):
+def test_spread_within_sizes_against_between(sizes, variants, alike, less):
     curves = {
         f"{i}{j}": measured(size * variant, seed=3 * i + j)
         for i, size in enumerate(sizes)
         for j, variant in enumerate(variants)
     }
     groups = [[f"{i}{j}" for j in range(3)] for i in range(3)]
-    found = verdict({"kind": "within_spread", "groups": groups}, curves)
-    assert found.verdict == expected, found
-    assert len(found.comparisons) == 6
+    for kind, expected in (("alike_within", alike), ("less_within", less)):
+        found = verdict({"kind": kind, "groups": groups}, curves)
+        assert found.verdict == expected, found
+        assert len(found.comparisons) == 3
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.1, "reproduced"), (1.9, "not reproduced"), (1.5, "undecided")])
@@ -278,7 +279,7 @@ def test_two_runs_of_one_tuning_share_their_bias():
         ({"kind": "below", "pairs": PAIR, "windows": ["huge"]}, "window 'huge' is not one of low, mid, high"),
         ({"kind": "gap_at_most", "gaps": ["a"], "limit": 1}, "BDMC table 'a' is not one of "),
         ({"kind": "below", "pairs": []}, "claim c: nothing to compare"),
-        ({"kind": "within_spread", "groups": [["a"], ["b"]]}, "two groups, and two members"),
+        ({"kind": "less_within", "groups": [["a"], ["b"]]}, "two groups, and two members"),
     ],
 )
 def test_wrong_claims_are_named(claim, message):

@@ -203,12 +203,15 @@ def test_unknown_normalisation_and_regulariser_are_named():
 
 def test_gradient_penalty_of_a_known_slope():
     """D(x) = a . x + |x|^2 / 2 has the slope a + x."""
-    x, a = pictures(4, DTYPE).requires_grad_(), pictures(5, DTYPE)[4].requires_grad_()
-    logits = ((a * x).flatten(1).sum(1) + x.square().flatten(1).sum(1) / 2)[:, None]
-    penalty = dcgan.gradient_penalty(logits, x)
-    assert float(penalty.detach()) == pytest.approx(float((a + x).detach().square().flatten(1).sum(1).mean()))
+    x, a = pictures(4, DTYPE), pictures(5, DTYPE)[4].requires_grad_()
+    penalty = dcgan.gradient_penalty(
+        lambda x: ((a * x).flatten(1).sum(1) + x.square().flatten(1).sum(1) / 2)[:, None], x
+    )
+    steepness = (a + x).detach().square().flatten(1).sum(1).sqrt()
+    assert float(penalty.detach()) == pytest.approx(float((steepness - 1).square().mean()))
     (slope,) = torch.autograd.grad(penalty, a)
-    assert torch.allclose(slope, 2 * (a + x).mean(0))
+    share = ((steepness - 1) / steepness)[:, None, None, None]
+    assert torch.allclose(slope, (2 * share * (a + x)).mean(0))
 
 
 def test_bre_of_known_patterns():
@@ -278,20 +281,21 @@ def plain(settings, n=36):
         totals = torch.zeros(3, dtype=DTYPE)
         for index in torch.randperm(n, generator=generator).split(settings.batch_size):
             fake = decoder(torch.randn(len(index), 3, generator=generator))
-            real = x[index].requires_grad_()
-            logits = discriminator(real)
+            logits = discriminator(x[index])
             drawn, hidden = discriminator.examine(fake.detach())
             loss = softplus(-logits).mean() + softplus(drawn).mean()
             penalty = torch.zeros(())
             if name == "gradient_penalty":
-                (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-                penalty = slope.square().flatten(1).sum(1).mean()
-                total = loss + 0.25 * penalty  # half of the weight
+                share = torch.rand(len(index), 1, 1, 1, generator=generator)
+                mixed = torch.lerp(fake.detach(), x[index], share).requires_grad_()
+                (slope,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
+                penalty = (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
+                total = loss + 0.5 * penalty
             elif name == "bre":
                 share = torch.rand(len(index), 1, 1, 1, generator=generator)
                 mixed = discriminator.examine(torch.lerp(fake.detach(), x[index], share))[1]
                 parts = [dcgan.binarized_representation_entropy(h[1:3]) for h in (hidden, mixed)]
-                penalty = (parts[0] + parts[1]) / 2
+                penalty = parts[0] + parts[1]
                 total = loss + 0.5 * penalty
             else:
                 total = loss

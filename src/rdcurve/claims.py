@@ -24,8 +24,8 @@ Differences are in ln D, the relative difference of distortions at equal rate (o
     same            the same                                                                     -margin .. margin
     reaches_lower   ln D at the largest beta, first less second; that of a curve that ends at a
                     smaller beta than the other is known from above alone                        .. 0
-    within_spread   mean square difference of ln D within groups                                 .. margin^2
-                    the same, less that between groups                                           .. 0
+    alike_within    mean square difference of ln D within groups                                 .. margin^2
+    less_within     the same, less that between groups                                           .. 0
     smaller_margin  two differences as in `below`, the former less the latter                    .. 0
     excess_at_most  -log Z at equal beta, or R at equal distortion, first less second, nats      .. limit + margin
     gap_at_most     the BDMC gap at a beta, nats                                                 .. limit
@@ -270,15 +270,13 @@ def _reaches_lower(case: _Case) -> Iterator[Comparison]:
         yield replace(empty, difference=contrast(readings, [1, -1]))
 
 
-def _within_spread(case: _Case) -> Iterator[Comparison]:
+def _spread(case: _Case, of: int, to: str, most: float) -> Iterator[Comparison]:
     groups = case.claim["groups"]
     label = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     members = [name for group in groups for name in group]
     for window in case.claim["windows"]:
-        within = Comparison("within groups", "", window, "(ln D)^2", case.margin**2)
-        yield case.read(within, members, lambda readings: spread(readings, label)[0])
-        against = Comparison("within groups", "between groups", window, "(ln D)^2", 0.0)
-        yield case.read(against, members, lambda readings: spread(readings, label)[1])
+        empty = Comparison("within groups", to, window, "(ln D)^2", most * case.margin**2)
+        yield case.read(empty, members, lambda readings: spread(readings, label)[of])
 
 
 def _smaller_margin(case: _Case) -> Iterator[Comparison]:
@@ -319,7 +317,8 @@ KINDS: dict[str, Callable[[_Case], Iterator[Comparison]]] = {
     "no_worse": partial(_at_equal_rate, least=-math.inf, most=1),
     "same": partial(_at_equal_rate, least=-1, most=1),
     "reaches_lower": _reaches_lower,
-    "within_spread": _within_spread,
+    "alike_within": partial(_spread, of=0, to="", most=1),
+    "less_within": partial(_spread, of=1, to="between groups", most=0),
     "smaller_margin": _smaller_margin,
     "excess_at_most": _excess_at_most,
     "gap_at_most": _gap_at_most,

@@ -7,9 +7,10 @@ the non-saturating loss, one step of each in turn (Goodfellow et al. 2014; Radfo
 
     regulariser         D normalised by    penalty
     none                batch              none
-    gradient_penalty    nothing            weight / 2 E |grad_x D(x)|^2 at real images (Mescheder et al. 2018)
+    gradient_penalty    nothing            weight `gradient_penalty`, between data and samples (Gulrajani et al. 2017)
     spectral_norm       largest singular   none (Miyato et al. 2018)
-    bre                 batch              weight `binarized_representation_entropy` (Cao et al. 2018)
+    bre                 batch              weight `binarized_representation_entropy`, of samples, and of what lies
+                                           between them and data, added (Cao et al. 2018)
 
 A gradient penalty is one per image, which batch normalisation would mix. The decoder that is kept is the running
 average of its weights over the steps, with statistics of batch normalisation that are computed for these weights.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -109,26 +110,25 @@ def train(
         shape = (n, settings.latent_dim)
         return torch.randn(shape, generator=generator, dtype=training.dtype, device=training.device)
 
-    def penalties(real: Tensor, logits: Tensor, fake: Tensor, hidden: list[Tensor]) -> list[Tensor]:
-        """Of D, which gave `logits` to the real images, and is `hidden` inside for the generated ones."""
+    def penalties(real: Tensor, fake: Tensor, hidden: list[Tensor]) -> list[Tensor]:
+        """Of D, which is `hidden` inside for the generated images."""
+        if weight is None:
+            return []
+        share = torch.rand(len(real), 1, 1, 1, generator=generator, dtype=real.dtype, device=real.device)
+        between = torch.lerp(fake, real, share)
         if regulariser == "gradient_penalty":
-            return [gradient_penalty(logits, real)]
-        if regulariser == "bre":  # between the two as well, as in the published experiments
-            share = torch.rand(len(real), 1, 1, 1, generator=generator, dtype=real.dtype, device=real.device)
-            between = discriminator.examine(torch.lerp(fake, real, share))[1]
-            # neither the first layer nor the last
-            return [sum(binarized_representation_entropy(h[1:-1]) for h in (hidden, between)) / 2]
-        return []
+            return [gradient_penalty(discriminator, between)]
+        mixed = discriminator.examine(between)[1]
+        # neither the first layer nor the last
+        return [binarized_representation_entropy(hidden[1:-1]) + binarized_representation_entropy(mixed[1:-1])]
 
     def step(index: Tensor) -> list[Tensor]:
         fake, real = decoder(codes(len(index))), training[index]
-        real.requires_grad_(regulariser == "gradient_penalty")
         real_logits = discriminator(real)
         fake_logits, hidden = discriminator.examine(fake.detach())
         loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
-        penalty = penalties(real, real_logits, fake.detach(), hidden)
-        weighted = [weight / 2 * p if regulariser == "gradient_penalty" else weight * p for p in penalty]
-        update(optimisers[0], sum(weighted, loss))
+        penalty = penalties(real, fake.detach(), hidden)
+        update(optimisers[0], sum((weight * p for p in penalty), loss))
         discriminator.requires_grad_(False)
         generator_loss = softplus(-discriminator(fake)).mean()
         update(optimisers[1], generator_loss)
@@ -163,15 +163,16 @@ def train(
     return Trained(average.eval(), history, {"last": history[-1]})
 
 
-def gradient_penalty(logits: Tensor, real: Tensor) -> Tensor:
-    """E |grad_x D(x)|^2, the slope of the discriminator at real images ("R1", Mescheder et al. 2018).
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """E (|grad_x D(x)| - 1)^2, how far the slope of the discriminator is from one (Gulrajani et al. 2017).
 
     Args:
-        logits: D(x), [batch, 1].
-        real: x, [batch, ...], of which the logits were computed.
+        discriminator: D, [batch, ...] -> [batch, 1], of each image on its own.
+        x: [batch, ...], between data and samples.
     """
-    (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return slope.flatten(1).square().sum(-1).mean()
+    x = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return (torch.linalg.vector_norm(slope.flatten(1), dim=-1) - 1).square().mean()
 
 
 def binarized_representation_entropy(hidden: Sequence[Tensor]) -> Tensor:
