@@ -1,16 +1,18 @@
 """Figure 2: three models of points in a plane, with a code of one Gaussian number, and one test point.
 
-    near  prior samples around the test point, on a path that passes it by
-    wide  the same path, with prior samples further along it
+    near  prior samples beside the test point, on a path that passes it by
+    wide  the same path, with prior samples all along it
     far   a path that leads through the test point, with its prior samples elsewhere
 
-At low rate a reconstruction is a prior sample: near is better than wide, wide than far. At high rate the prior counts
-no more: near and wide end at the same distortion, far at none (paper, section 3). The curves are quadratures over the
-code; AIS measures them once more.
+At low rate a reconstruction is a prior sample: near is better than wide, wide than far. At high rate a prior counts by
+its density at the best code alone, which near and wide have in common: their curves come together, and end at the same
+distortion, that of far at none (paper, section 3). The curves are quadratures over the code; AIS measures them once
+more.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,9 +56,10 @@ def _through(z: Tensor) -> Tensor:
     return torch.cat([1.6 * torch.sin(0.6 * z), 1.6 * torch.cos(0.6 * z) - 1.6], -1)
 
 
+_NARROW = 0.3
 MODELS = {
-    "near": Model(_passing, 0.0, 0.5),
-    "wide": Model(_passing, 1.2, 0.7),
+    "near": Model(_passing, _NARROW * math.sqrt(2 * math.log(1 / _NARROW)), _NARROW),  # at 0 as dense as N(0, 1)
+    "wide": Model(_passing, 0.0, 1.0),
     "far": Model(_through, 2.3, 0.7),
 }
 
