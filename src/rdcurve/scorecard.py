@@ -11,6 +11,7 @@ import pandas as pd
 
 from rdcurve.claims import VERDICTS
 from rdcurve.files import FileError
+from rdcurve.settings import names_of_scorecard
 
 __all__ = ["MISSING", "counts", "markdown", "scorecard"]
 
@@ -29,9 +30,8 @@ def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
         FileError: a file that is not readable, or that holds other claims than the settings; names it.
     """
     rows = []
-    for figure, entry in section.items():
-        if entry.get("on_request"):
-            continue
+    for figure in names_of_scorecard(section):
+        entry = section[figure]
         path = folder / f"{figure}.json"
         decided = _read(path) if path.is_file() else None
         for claim in entry["claims"]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jsonschema
 import yaml
 
-__all__ = ["SettingsError", "check", "names_of_claims", "names_of_figure", "read", "section"]
+__all__ = ["SettingsError", "check", "names_of_claims", "names_of_figure", "names_of_scorecard", "read", "section"]
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where PyYAML was built with it
@@ -152,6 +152,16 @@ def names_of_claims(entry: Mapping[str, Any]) -> dict[str, list[str]]:
         for name in _leaves([claim.get(key, []) for key in ("pairs", "groups", "margins", "excesses")]):
             found["variational" if name in entry.get("variational", []) else "curves"].append(name)
     return {kind: list(dict.fromkeys(listed)) for kind, listed in found.items()}
+
+
+def names_of_scorecard(section: Mapping[str, Any]) -> list[str]:
+    """Figures of `claims` whose verdicts the scorecard lists: all but those that are decided on request.
+
+    Examples:
+        >>> names_of_scorecard({"figure5": {"claims": []}, "recipes": {"claims": [], "on_request": True}})
+        ['figure5']
+    """
+    return [figure for figure, entry in section.items() if not entry.get("on_request")]
 
 
 def _check_figures(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:

@@ -167,6 +167,21 @@ def test_lint():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_readme_says_how_trainings_differ_from_the_published():
+    """Whose numbers are those of params.yaml."""
+    models = yaml.safe_load((ROOT / "params.yaml").read_text())["models"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    vaes, aaes = ([models[f"{kind}{size}"] for size in (2, 10, 100)] for kind in ("vae", "aae"))
+    said = {f"{vae['epochs']} epochs at a learning rate of {vae['learning_rate']:g} with a {vae['schedule']} schedule"
+            for vae in vaes}  # fmt: skip
+    assert len(said) == 1
+    assert f"VAEs had {said.pop()} (paper" in readme
+    (epochs,) = {aae["epochs"] for aae in aaes}
+    assert f"AAEs {epochs} (5,000" in readme
+    assert len({(aae["reconstruction_weight"], aae["adversarial_weight"]) for aae in aaes}) == 1
+    assert "for every code, the loss weights that those names give the code of 10" in readme
+
+
 def test_readme_names_every_figure():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     readme = (ROOT / "README.md").read_text()

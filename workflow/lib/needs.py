@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rdcurve.settings import names_of_claims, names_of_figure
+from rdcurve.settings import names_of_claims, names_of_figure, names_of_scorecard
 
 __all__ = ["of_claims", "of_figure", "of_likelihood", "of_scorecard"]
 
@@ -44,7 +44,7 @@ def of_claims(params: Mapping[str, Any], figure: str) -> list[str]:
 
 def of_scorecard(params: Mapping[str, Any]) -> list[str]:
     """Verdicts that the scorecard lists."""
-    return [f"results/claims/{name}.json" for name, entry in params["claims"].items() if not entry.get("on_request")]
+    return [f"results/claims/{figure}.json" for figure in names_of_scorecard(params["claims"])]
 
 
 def of_likelihood(params: Mapping[str, Any]) -> list[str]:
