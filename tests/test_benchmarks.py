@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_readme_gives_the_gradients_that_were_measured(needed, model):
     seen = {f"{each['largest']:.2f} ± {each['se']:.2f} at {each['gradients']:,}" for each in budgets}
     assert set(re.findall(r"[\d.]+ ± [\d.]+ at [\d,]+\d", line)) <= seen
     assert len(re.findall("±", line)) >= 1
+
+
+def test_readme_says_what_chains_buy():
+    """At one cost, chains times gradients, the gap of any split lies within three errors of that of any other."""
+    splits = {32: (500, "vae10_32_chains"), 16: (1000, "vae10"), 8: (2000, "vae10_8_chains")}
+    found = []
+    for chains, (gradients, name) in splits.items():
+        table = recorded(f"gap_against_gradients_{name}")
+        assert table["same"]["chains"] == chains
+        (row,) = (row for row in table["by_budget"] if (row["method"], row["gradients"]) == ("fast", gradients))
+        assert row["seeds"] == 3
+        found.append((row["largest"], row["se"]))
+    (a, da), (b, db), (c, dc) = found
+    assert (
+        f"{a:.2f} ± {da:.2f} nats with 32 chains of 500 gradients, {b:.2f} ± {db:.2f} with 16 of 1,000, "
+        f"{c:.2f} ± {dc:.2f} with 8 of 2,000"
+    ) in README.replace("\n", " ")
+    for (one, se), (other, other_se) in combinations(found, 2):
+        assert abs(one - other) < 3 * (se**2 + other_se**2) ** 0.5
 
 
 @pytest.mark.parametrize("model", MODELS)
