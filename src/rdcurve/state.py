@@ -155,20 +155,22 @@ class Checkpoint:
         if self.folder is None:
             return {}
         for path in (self.folder / "state", self.folder / "state.previous"):
-            if not path.exists():
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
                 continue
-            data = path.read_bytes()
             if self._digest(data[32:]) == data[:32]:
                 logger.info("going on from %s", path)
                 self._current_is_whole = path.name == "state"
                 return load(data[32:])
             logger.warning("%s is damaged and is not used", path)
-        others = len({path for path in self.folder.parent.iterdir() if path.is_dir()} - _open)
-        if others:
-            logger.info(
-                "no state of this step yet; %s holds those of other runs (%d), of other steps, settings, data or code",
-                self.folder.parent, others,
-            )  # fmt: skip
+        with suppress(FileNotFoundError):  # removed under the run, which saves anew
+            others = len({path for path in self.folder.parent.iterdir() if path.is_dir()} - _open)
+            if others:
+                logger.info(
+                    "no state of this step yet; %s holds those of other runs (%d), of other steps, settings, data or "
+                    "code", self.folder.parent, others,
+                )  # fmt: skip
         return {}
 
     def _digest(self, payload: bytes) -> bytes:
@@ -221,17 +223,24 @@ class Checkpoint:
         flat = {f"{phase}/{name}": v for phase, state in self._states.items() for name, v in _flatten(state).items()}
         # states of two phases may share tensors, which safetensors refuses
         payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()})
-        current = self.folder / "state"
-        if (
-            self._current_is_whole and current.exists()
-        ):  # a damaged state never takes the place of the whole one before it
-            current.replace(self.folder / "state.previous")
         data = self._digest(payload) + payload
+        for patience in (True, True, False):
+            try:
+                self._write(self.folder / "state", data)
+                break
+            except FileNotFoundError:  # somebody removes the folder under the run, and may be at it still
+                if not patience:
+                    raise
+        self._saved_at = time.monotonic()
+
+    def _write(self, current: Path, data: bytes) -> None:
+        # a damaged state never takes the place of the whole one before it
+        if self._current_is_whole and current.exists():
+            current.replace(current.with_name("state.previous"))
         write_bytes(current, data)
         self._current_is_whole = current.read_bytes() == data
         if not self._current_is_whole:
             logger.warning("%s is not what was written to it; the one before it is kept", current)
-        self._saved_at = time.monotonic()
 
     def remove(self) -> None:
         """Forget the state of a finished run. If others wait for it, they find its end and have nothing to repeat."""

@@ -638,6 +638,57 @@ def test_folder_of_the_state_is_removed_under_the_run(problem, tuning, whole, tm
     assert not list((tmp_path / "state").iterdir())
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_folder_of_the_state_is_removed_at_every_point_of_a_save(problem, tmp_path, monkeypatch, when):
+    """Before or after every call of a run that touches the disk, once each: the run goes on, the curve is the same."""
+    short = tune(problem.target, sigmoid(4, 5.0), KERNEL, SETTINGS, GROUPS)
+    arguments = {"recorded": [1, 3], "state_folder": tmp_path / "state", "save_every": 0}
+    expected, struck = run(problem, short, recorded=[1, 3]), []
+
+    def removing(patch, n):
+        """Remove the folder around call n of all that are patched; says which one it was."""
+        calls, found = itertools.count(), []
+
+        def patched(original, name):
+            def call(*args, **kwargs):
+                now = not found and next(calls) == n  # not again: removing calls some of these
+                if now:
+                    found.append(name)
+                if now and when == "before":
+                    shutil.rmtree(tmp_path / "state", ignore_errors=True)
+                result = original(*args, **kwargs)
+                if now and when == "after":
+                    shutil.rmtree(tmp_path / "state", ignore_errors=True)
+                return result
+
+            return call
+
+        for owner, name in (*Doom.CALLS, (Path, "exists"), (Path, "read_bytes"), (os, "open")):
+            patch.setattr(owner, name, patched(getattr(owner, name), name))
+        return found
+
+    for n in itertools.count():
+        with monkeypatch.context() as patch:
+            found = removing(patch, n)
+            curve = run(problem, short, **arguments)
+        if not found:
+            break
+        struck += found
+        assert same(curve, expected), (n, found)
+    assert len(struck) > 40
+    assert set(struck) > {
+        "replace",
+        "fsync",
+        "chmod",
+        "mkdir",
+        "mkstemp",
+        "write_bytes",
+        "exists",
+        "read_bytes",
+        "open",
+    }
+
+
 def test_folder_of_the_state_that_cannot_be_made(problem, tuning, tmp_path, monkeypatch):
     (tmp_path / "state").write_text("a file")
     with pytest.raises(FileError, match="state: states are kept in a folder, and here is a file"):
