@@ -285,6 +285,24 @@ def test_aae10_lies_below_vae10_under_features_even_if_the_latter_is_off_by_its_
     )
 
 
+def test_readme_says_what_500_images_say(published):
+    """By how much they cost more, and where they are not certified."""
+    table = pd.read_csv(published.path("results/claims/appendix_c2.csv"))
+    more = 100 * np.expm1(table["difference"])
+    curve = RDCurve.load(published.path("results/curves/vae10_500.safetensors"))
+    assert curve.rate.shape == (50, 500)
+    doubtful = curve.mean("rate")[~curve.certified]
+    first, last = np.flatnonzero(~curve.certified)[[0, -1]]
+    assert last - first + 1 == len(doubtful)  # in one piece
+    edges = curve.mean("rate")[[first - 1, last + 1]]
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    assert f"500 images cost VAE10 {more.min():.0f} to {more.max():.0f} % more distortion" in readme
+    said = re.search(r"certified at (\d+) of 50 β, not from (\d+) to (\d+) nats\.\*", readme)
+    assert int(said[1]) == curve.certified.sum()
+    assert edges[0] - 1 < int(said[2]) < doubtful[0]
+    assert doubtful[-1] < int(said[3]) < edges[1]
+
+
 def test_published_results_stay_small():
     """A clone fetches them all, each content once: git keeps a picture and its object in the cache as one blob."""
     contents = {path.read_bytes() for path in (ROOT / "results/published").rglob("*") if path.is_file()}
