@@ -228,3 +228,23 @@ def test_readme_gives_the_cost_of_a_step():
     assert 3 < step["chains", 64] / step["chains", 16] < 4.1
     assert step["code size", 100] < 1.3 * step["code size", 2]
     assert all(row["more_mib"]["median"] < 10 for row in found["runs"])
+
+
+def test_readme_gives_what_a_gpu_did():
+    found, text = recorded("gpu"), README.replace("\n", " ")
+    rows = {row["what"]: row for row in found["results"] if row["chains"] == 2000}
+    assert f"on one {found['device']} all pass, and 2,000 chains" in text
+
+    def of(recipe, how):
+        row = rows[f"{recipe}, {how}"]
+        return f"{row['gradients/s'] / 1e6:.2f}", f"{row['of float32 peak']:.2f}"
+
+    paper, fast = "paper steps, 20 leapfrogs", "fast steps, 2 leapfrogs"
+    rate, fraction = of(paper, "as a graph")
+    said = f"take {rate} million gradients a second by the published recipe, {fraction} of what its float32 matrix"
+    assert f"{said} products reach ({of(paper, 'kernel by kernel')[1]} where kernels" in text
+    coarse = "as a graph, TF32 gradients"
+    assert f"and {of(fast, 'as a graph')[0]} million by the fast one" in text
+    assert f"with TF32 gradients {of(paper, coarse)[0]} and {of(fast, coarse)[0]}." in text
+    seconds = 2 * 60_000 * 20 * 2000 / rows[f"{paper}, {coarse}"]["gradients/s"]
+    assert f"prerun and formal run {seconds / 60:.0f} minutes" in text

@@ -10,15 +10,18 @@ import torch
 from problems import linear_problem, threshold
 
 import rdcurve
+from rdcurve.models import dcgan
 from rdcurve.models.mlp import Decoder
 from rdcurve.sampler import ais
 from rdcurve.sampler.ais import Groups
 from rdcurve.sampler.bdmc import bdmc, simulate
+from rdcurve.sampler.descent import learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
+from rdcurve.sampler.lanes import products
 from rdcurve.sampler.metric import identity
-from rdcurve.sampler.prerun import PrerunSettings, tune
+from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.step_size import Frozen
 from rdcurve.sampler.target import Target
@@ -112,19 +115,45 @@ def test_a_rerun_and_a_resumed_run_give_the_same_bits(dtype, tmp_path):
 
 
 def test_images_in_batches_give_the_same_bits():
-    """R22: a formal run of all images, and of some of them, with one tuning."""
+    """R22: a formal run of all images, and of some of them, with one tuning, on both routes."""
     decoder, x = network(torch.float32), torch.rand(6, 20, generator=torch.Generator().manual_seed(1)).cuda()
     target = Target(rdcurve.standard_normal(3, torch.float32, "cuda"), decoder, SquaredError(), x)
-    betas, kernel = sigmoid(40, 20.0), Kernel(2, 0.2, 0.5)
-    tuning = tune(target, betas, kernel, PrerunSettings(n_chains=4, n_blocks=3), Groups(8))
-    options = {"n_chains": 16, "seed": 5, "groups": Groups(8)}
-    whole = formal_run(target, tuning, [10, 20, 39], kernel, **options)
+    kernel, groups = Kernel(2, 0.2, 0.5), Groups(8)
+    learned = learn(target, 20.0, kernel, QUICK, groups)
+    tuning = learned.at_length(40)
+    descent = learn_descent(target, tuning, learned, kernel, QUICK)
+    options = {"n_chains": 16, "seed": 5, "groups": groups}
+    whole = formal_run(target, tuning, [10, 20, 39], kernel, descent=descent, **options)
     for some in (slice(0, 1), slice(1, 4), slice(4, 6)):
         part = formal_run(
-            target.select(some), tuning.select(some), [10, 20, 39], kernel, images=torch.arange(6)[some], **options
-        )
+            target.select(some), tuning.select(some), [10, 20, 39], kernel, images=torch.arange(6)[some],
+            descent=descent.select(some), **options,
+        )  # fmt: skip
         for name in ("rate", "distortion", "log_z"):
             assert np.array_equal(getattr(part, name), getattr(whole, name)[:, some])
+
+
+@pytest.mark.parametrize("size", [2, 10, 100])
+def test_products_do_not_depend_on_the_other_images(size):
+    generator = torch.Generator("cuda").manual_seed(0)
+    vectors = torch.randn(70, 32, size, generator=generator, device="cuda")
+    matrix = torch.randn(70, size, size, generator=generator, device="cuda")
+    whole = products(vectors, matrix.mT)
+    assert torch.allclose(whole, vectors @ matrix.mT, rtol=1e-4, atol=1e-3)
+    for some in (slice(0, 1), slice(1, 4), slice(4, 24), slice(24, 70)):
+        assert torch.equal(products(vectors[some], matrix[some].mT), whole[some])
+
+
+def test_a_generator_of_images_is_measured_and_gives_the_same_bits_twice():
+    """Transposed convolutions, which cuDNN may add up in an order of chance."""
+    torch.manual_seed(0)
+    decoder = dcgan.Decoder(3, 8).requires_grad_(False)
+    decoder.settle([torch.randn(64, 3)])
+    decoder.convolutions[-1].weight.mul_(5)
+    decoder = decoder.cuda()
+    x = 2 * torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)).cuda() - 1
+    one, other = (curve_of(decoder, x, beta_max=1.0) for _ in range(2))
+    assert same(one, other)
 
 
 def test_cuda_in_float64_is_the_cpu_before_an_accept_test_can_differ():

@@ -17,7 +17,8 @@ class DeviceError(RuntimeError):
 def resolve(asked: str | None = None) -> torch.device:
     """`asked`, or $RDCURVE_DEVICE, or "auto": CUDA where there is a GPU, else the CPU.
 
-    "cuda" never falls back to the CPU: a job on a GPU queue that computes on the CPU only wastes the queue.
+    "cuda" never falls back to the CPU: a job on a GPU queue that computes on the CPU only wastes the queue. From here
+    on CUDA convolves in the same way each time, so that a training is repeated, and resumed, to the bit.
 
     Raises:
         DeviceError: CUDA was asked for and there is none, or the name is unknown.
@@ -34,4 +35,5 @@ def resolve(asked: str | None = None) -> torch.device:
             raise DeviceError(
                 f"device {name!r} was asked for, and torch {torch.__version__} sees {count} CUDA devices here"
             )
+    torch.backends.cudnn.deterministic = True
     return torch.device(name)

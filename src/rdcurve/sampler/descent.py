@@ -230,8 +230,8 @@ def _cross(
     potentials = torch.stack([beta * target.at(modes.z[:1]).distortion[0] for modes in searches])
     best = potentials.argmin(0)
     precision = torch.stack([m.precision[0] for m in mixtures])[best, torch.arange(len(images), device=best.device)]
-    eigenvalues, eigenvectors = torch.linalg.eigh(precision)
-    factor = (eigenvectors * eigenvalues.rsqrt()[:, None, :]).to(z.dtype)
+    eigenvalues, eigenvectors = torch.linalg.eigh(precision.cpu())  # as in `Mixture`
+    factor = (eigenvectors * eigenvalues.rsqrt()[:, None, :]).to(z)
     chains = start_at(bridge, z, seed_of(seed, "bridge"), images)  # type: ignore[arg-type]
     chains = advance(
         Annealing(bridge, kernel, seed_of(seed, "bridge"), images),  # type: ignore[arg-type]

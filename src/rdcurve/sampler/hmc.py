@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rdcurve.sampler.captured import Number
+from rdcurve.sampler.lanes import products
 from rdcurve.sampler.noise import StepNoise
 from rdcurve.sampler.target import Point, Target
 
@@ -135,8 +136,8 @@ def leapfrog(
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """matrix [N or 1, d, d] times vectors [C, N, d]; one product per image, so that it rounds alike in any company."""
-    return (vectors.transpose(0, 1) @ matrix.mT).transpose(0, 1)
+    """matrix [N or 1, d, d] times vectors [C, N, d]."""
+    return products(vectors.transpose(0, 1), matrix.mT).transpose(0, 1)
 
 
 def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:

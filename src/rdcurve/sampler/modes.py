@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.lanes import full
+from rdcurve.sampler.lanes import full, products
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.target import Point, Target, one_thread_per_tile
@@ -200,7 +200,7 @@ class Mixture:
 
     def __init__(self, mean: Tensor, precision: Tensor, found: Tensor) -> None:
         self.mean, self.precision = mean, precision.double()
-        self.root = torch.linalg.cholesky(self.precision)
+        self.root = torch.linalg.cholesky(self.precision.cpu()).to(mean.device)  # on a GPU a batch rounds as its size
         share = -found.sum(0).double().log()
         self.log_share = torch.where(found, share, -torch.inf)  # [M, N]
         self.n_found = found.sum(0)
@@ -220,12 +220,13 @@ class Mixture:
         Written out, since autograd would sum over the components in an order that depends on the number of images.
         """
         offset = z.double()[None] - self.mean.double()[:, None]  # [M, C, N, latent]
-        white = offset.movedim(1, 2) @ self.root  # [M, N, C, latent]: one product per image
+        white = products(offset.movedim(1, 2), self.root)  # [M, N, C, latent]
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # [M, N]
         log_normal = log_det[..., None] - 0.5 * white.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
         joint = self.log_share[..., None] + log_normal  # [M, N, C]
         log_m = full(joint.flatten(1)).logsumexp(0)[: joint[0].numel()].view_as(joint[0])
-        pull = (joint - log_m).exp()[..., None] * (white @ self.root.mT)  # share of a component times H_m (z - z_m)
+        # share of a component times H_m (z - z_m)
+        pull = (joint - log_m).exp()[..., None] * products(white, self.root.mT)
         grad = -pull.movedim(0, -1).contiguous().sum(-1)
         return log_m.T, grad.transpose(0, 1).to(z.dtype)
 
@@ -258,7 +259,7 @@ def mixture_at(target: Target, modes: Modes, beta: float, heed: Callable[[], Non
                 "the second derivative of the decoder, the distortion or the prior is not finite at a mode; set "
                 "n_starts to 0 to do without the search for modes"
             )
-        return Mixture(modes.z, _absolute(precision), modes.found)
+        return Mixture(modes.z, _absolute(precision.cpu()).to(precision.device), modes.found)
 
 
 def _potential(point: Point, beta: float) -> Tensor:

@@ -22,8 +22,9 @@ __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
 
 # Rows of one decoder call. The decoder only ever sees calls of one shape, the last one padded: a matrix product
 # rounds a row in the same way wherever it stands, but not in a product of another shape. So the result for an image is
-# the same, to the bit, whatever other images are measured beside it and on however many cores.
-_TILE_VALUES, _TILE_ROWS = 1 << 17, {"cpu": (128, 1024), "cuda": (2048, 8192)}
+# the same, to the bit, whatever other images are measured beside it and on however many cores. On a GPU it takes 2048
+# rows of MNIST to fill a matrix product, and as many data values of any other set.
+_TILE = {"cpu": (1 << 17, 128, 1024), "cuda": (1 << 21, 128, 8192)}  # data values; rows at least, at most
 _PRIORS = (
     "give a torch distribution of codes with `sample` and `log_prob`, as rdcurve.standard_normal(latent_dim), "
     "rdcurve.scale_mixture or rdcurve.uniform"
@@ -77,8 +78,8 @@ class Target:
         """d and its gradient, computed in tiles of a fixed number of rows."""
         n_chains, n_images, latent_dim = z.shape
         rows = z.detach().transpose(0, 1).reshape(-1, latent_dim)  # chains of one image side by side
-        least, most = _TILE_ROWS.get(z.device.type, _TILE_ROWS["cuda"])
-        tile = min(max(_TILE_VALUES // math.prod(self.x.shape[1:]), least), most)
+        values, least, most = _TILE.get(z.device.type, _TILE["cuda"])
+        tile = min(max(values // math.prod(self.x.shape[1:]), least), most)
         tile = 1 << (tile.bit_length() - 1)
         image = torch.arange(n_images, device=z.device)[:, None].expand(-1, n_chains).reshape(-1)
         padding = -len(rows) % tile
@@ -239,11 +240,13 @@ def _learns_statistics(decoder: Decoder) -> bool:
 
 
 def exact_products() -> None:
-    """From here on CUDA multiplies and convolves in float32.
+    """From here on CUDA multiplies and convolves in float32, and convolves in the same way each time.
 
-    An energy in TF32 is wrong by 10 nats at beta = 36,000, and convolutions use it unless told not to.
+    An energy in TF32 is wrong by 10 nats at beta = 36,000, and convolutions use it unless told not to. Transposed ones
+    add up in an order of chance: two calls of a generator on the same codes differed.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager
