@@ -20,13 +20,13 @@ from rdcurve.scorecard import markdown, scorecard
 pytestmark = pytest.mark.pipeline
 
 FIGURES = (
-    *("figure1", "figure2", "figure3", "figure4a", "figure5", "figure6a", "figure6b", "figure7a", "figure7b"),
-    *("figure8a", "figure8b", "figure9", "figure10", "figure11", "figure12", "certificates", "distortions", "vae10"),
-    "appendix_c2",
+    *("figure1", "figure2", "figure3", "figure4a", "figure4b", "figure5", "figure6a", "figure6b", "figure7a"),
+    *("figure7b", "figure8a", "figure8b", "figure9", "figure10", "figure11", "figure12", "certificates"),
+    *("distortions", "vae10", "appendix_c2"),
 )
 DECIDED = (  # whose claims are
-    *("figure4a", "figure5", "figure6a", "figure6b", "figure7a", "figure7b", "figure8", "figure9", "figure10"),
-    "appendix_c2",
+    *("figure4a", "figure4b", "figure5", "figure6a", "figure6b", "figure7a", "figure7b", "figure8", "figure9"),
+    *("figure10", "appendix_c2"),
 )
 
 
@@ -131,7 +131,9 @@ def test_readme_gives_the_verdicts_and_the_gaps(published):
         assert re.search(rf"\| {curve} \|.* {re.escape(gap)} \|", readme), (curve, gap)
 
 
-@pytest.mark.parametrize("figure", ["figure4a", "figure6a", "figure6b", "figure7a", "figure7b", "appendix_c2"])
+@pytest.mark.parametrize(
+    "figure", ["figure4a", "figure4b", "figure6a", "figure6b", "figure7a", "figure7b", "appendix_c2"]
+)
 def test_readme_gives_verdicts_and_largest_gap_of_a_figure(published, figure):
     names = yaml.safe_load((ROOT / "params.yaml").read_text())["figures"][figure]["curves"]
     paths = [f"results/bdmc/{name}.json" for name in names]
@@ -301,6 +303,30 @@ def test_readme_says_what_500_images_say(published):
     assert int(said[1]) == curve.certified.sum()
     assert edges[0] - 1 < int(said[2]) < doubtful[0]
     assert doubtful[-1] < int(said[3]) < edges[1]
+
+
+def test_readme_says_what_the_bounds_of_figure4b_are_worth(published):
+    """How far they are certified, in nats, and what they would say if they were tight."""
+    names = yaml.safe_load((ROOT / "params.yaml").read_text())["figures"]["figure4b"]["curves"]
+    ends = {}
+    for name in names:
+        curve = RDCurve.load(published.path(f"results/curves/{name}.safetensors"))
+        ends[name] = round(float(curve.mean("rate")[curve.certified].max()))
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    big = sorted(end for name, end in ends.items() if name.endswith("100"))
+    others = sorted(end for name, end in ends.items() if not name.endswith("100") and name != "cifar_gp_gan5")
+    assert (
+        f"GP-GAN with a code of 5 is certified to {ends['cifar_gp_gan5']} nats, the other codes of 5 and 10 to "
+        f"{others[0]} to {others[-1]}, those of 100 to {big[0]} to {big[-1]}"
+    ) in readme, ends
+    gaps = [json.loads(published.path(f"results/bdmc/{name}.json").read_text()) for name in names if "100" in name]
+    worst = max(gaps, key=lambda gap: gap["gap_max"])
+    assert f"with gaps of up to {worst['gap_max']:.1f} ± {worst['gap_max_se']:.1f} nats" in readme
+    table = pd.read_csv(published.path("results/claims/figure4b.csv"))
+    (row,) = table[(table["claim"] == "fig4b_size_dominates") & (table["where"] == "high")].itertuples()
+    assert f"smaller by {-row.difference:.3f} ± {row.standard_error:.3f} than among sizes" in readme
+    longer = table[(table["claim"] == "fig4b_code_extends_left") & ~table["first"].str.endswith("100")]["difference"]
+    assert f"codes of 10 end {-longer.max():.2f} to {-longer.min():.2f} in ln D below those of 5" in readme
 
 
 def test_published_results_stay_small():
