@@ -3,8 +3,8 @@
     checks     pytest -m gpu
     peak       float32 matrix products, as they are and in TF32
     gradients  Target.at of the paper's MNIST decoder, by rows, against that peak (4 FLOP per weight)
-    steps      whole annealing steps, of the published recipe and of the fast one, with and without a CUDA graph, and
-               with gradients in TF32
+    steps      whole annealing steps, of the published recipe and of the fast one: launched kernel by kernel, each as a
+               CUDA graph, several as one, and these with gradients in TF32
 
 Without a GPU it refuses; `--device cpu` tries the script itself.
 
@@ -26,7 +26,7 @@ from common import PIXELS, ROOT, parser, save, show, spread
 from rdcurve.device import resolve
 from rdcurve.models.mlp import Decoder
 from rdcurve.sampler import ais
-from rdcurve.sampler.ais import Annealing, Groups, advance, start_from_prior
+from rdcurve.sampler.ais import AT_ONCE, Annealing, Groups, advance, start_from_prior
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import identity
@@ -90,13 +90,13 @@ def main() -> None:
         chains = start_from_prior(target, 0, images, n_chains)
 
         def steps(
-            kernel: Kernel, groups: Groups, least: int, target: Target = target, chains: object = chains
+            kernel: Kernel, groups: Groups, least: int, at_once: int, target: Target, chains: object = chains
         ) -> Callable[[], object]:
             annealing = Annealing(target, kernel, 1, images, groups)
 
             def run() -> object:
                 ais._WORTH_A_GRAPH = least
-                return advance(annealing, betas, chains, table, metric, until=args.steps)
+                return advance(annealing, betas, chains, table, metric, until=args.steps, at_once=at_once)
 
             return run
 
@@ -105,15 +105,16 @@ def main() -> None:
             "Target.at": (1, lambda chains=chains: target.at(chains.state.point.z)),
             "Target.at, TF32 gradients": (1, lambda chains=chains, coarse=coarse: coarse.at(chains.state.point.z)),
         }
-        never, always = -1, 1  # steps before a graph is recorded, which the first call does
-        for how, least, of in (
-            ("kernel by kernel", never, target),
-            ("as a graph", always, target),
-            ("as a graph, TF32 gradients", always, coarse),
+        never, always = sys.maxsize, 1  # steps before a graph is recorded, which the first call does
+        for how, least, at_once, of in (
+            ("kernel by kernel", never, 1, target),
+            ("each a graph", always, 1, target),
+            (f"{AT_ONCE} a graph", always, AT_ONCE, target),
+            (f"{AT_ONCE} a graph, TF32 gradients", always, AT_ONCE, coarse),
         ):
-            paper = steps(Kernel(20, 0.0, 0.0), Groups(), least, of)
+            paper = steps(Kernel(20, 0.0, 0.0), Groups(), least, at_once, of)
             work[f"paper steps, 20 leapfrogs, {how}"] = 20 * args.steps, paper
-            fast = steps(Kernel(2, 0.2, 0.5), Groups(8), least, of)
+            fast = steps(Kernel(2, 0.2, 0.5), Groups(8), least, at_once, of)
             work[f"fast steps, 2 leapfrogs, {how}"] = 2 * args.steps, fast
         for what, (n_gradients, call) in work.items():
             took = seconds(call, device, args.repeats)

@@ -270,6 +270,17 @@ def test_two_runs_of_one_tuning_share_their_bias():
     assert verdict(claim | {"over": "runs"}, curves).verdict == "undecided"
 
 
+def test_bounds_are_compared_as_they_are_drawn():
+    """Two measurements of one model may agree though neither is certified; where they differ, they do."""
+    curves = {name: doubted(measured(seed=seed), slice(None)) for name, seed in (("a", 1), ("b", 2))}
+    claim = {"kind": "same", "pairs": PAIR, "windows": ["mid"], "over": "bounds"}
+    found = verdict(claim, curves)
+    assert (found.verdict, found.decisive.reason) == ("reproduced", "")
+    assert verdict(claim | {"over": "chains"}, curves).verdict == "undecided"
+    assert verdict(claim, curves | {"b": doubted(measured(0.5, seed=2), slice(None))}).verdict == "not reproduced"
+    assert "is measured" in verdict(claim, curves | {"b": curves["b"].at(slice(0, 3))}).decisive.reason
+
+
 @pytest.mark.parametrize(
     ("claim", "message"),
     [

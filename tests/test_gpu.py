@@ -58,6 +58,12 @@ def test_tf32_touches_gradients_alone():
     assert torch.equal(exact.log_prior, coarse.log_prior)
     moved = (exact.grad_distortion - coarse.grad_distortion).norm() / exact.grad_distortion.norm()
     assert 1e-5 < moved < 1e-2
+    targets = (Target(prior, network, SquaredError(), x, tf32) for tf32 in (False, True))
+    (slope, between), (same_slope, moved_between) = (target.gradients(z) for target in targets)
+    assert torch.equal(slope, same_slope)
+    assert torch.equal(between, exact.grad_distortion)
+    assert 1e-5 < (between - moved_between).norm() / between.norm() < 1e-2
+    assert not torch.equal(moved_between, coarse.grad_distortion)  # here the forward pass is in TF32, too
     assert not (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
 
 

@@ -112,6 +112,14 @@ def test_runs_are_of_one_curve(params):
         settings.check(params)
 
 
+def test_bounds_that_are_compared_are_of_one_model(params):
+    (claim,) = params["claims"]["recipes"]["claims"]
+    assert claim["over"] == "bounds"
+    claim["pairs"][0] = ["vae10_as_published", "gan10"]
+    with pytest.raises(SettingsError, match="vae10_as_published and gan10 are not of one model, as over: bounds asks"):
+        settings.check(params)
+
+
 def test_missing_settings_are_named(params):
     del params["ais"]["seed"]
     with pytest.raises(SettingsError, match="'seed' is a required property"):

@@ -13,8 +13,9 @@ All comparisons must be reproduced for the claim to be, so that each takes q at 
 of m comparisons takes q at that level / m (Bonferroni). Either way a claim is decided wrongly with probability
 `false_decision_rate` at most, as far as images and chains go: another training of the same model is not in the errors.
 Errors are over images, or over chains where the curves are of given images; over runs where, moreover, one tuning was
-run twice, so that the bias of AIS is common to both. Equality is decided by an equivalence margin (both limits finite,
-two one-sided tests), never by a difference that is merely not significant.
+run twice, so that the bias of AIS is common to both; over bounds, which are errors over the chains, where two
+measurements of one model are compared as the bounds that they are, certified or not. Equality is decided by an
+equivalence margin (both limits finite, two one-sided tests), never by a difference that is merely not significant.
 
 Differences are in ln D, the relative difference of distortions at equal rate (or in its square), or in nats.
 
@@ -74,7 +75,7 @@ class Comparison:
     most: float
     least: float = -math.inf
     difference: Difference | None = None  # none: not measured
-    over: Literal["images", "chains", "runs"] = "images"  # what the error bar is over
+    over: Literal["images", "chains", "runs", "bounds"] = "images"  # what the error bar is over
     rates: tuple[float, float] = (math.nan, math.nan)  # nats, that were read
     reason: str = ""
     verdict: Verdict = "undecided"
@@ -248,8 +249,9 @@ def _at_equal_rate(case: _Case, least: float, most: float) -> Iterator[Compariso
     for first, second in case.claim["pairs"]:
         for window in case.claim["windows"]:
             empty = Comparison(first, second, window, "ln D", most * case.margin, least * case.margin, over=over)
-            difference = _of_runs if over == "runs" else partial(contrast, coefficients=[1, -1])
-            yield case.read(empty, [first, second], difference)
+            difference = {"runs": _of_runs, "bounds": _as_drawn}.get(over, partial(contrast, coefficients=[1, -1]))
+            found = case.read(empty, [first, second], difference)
+            yield replace(found, reason="") if over == "bounds" and found.difference is not None else found
 
 
 def _of_runs(readings: list[Reading]) -> Difference:
@@ -257,6 +259,11 @@ def _of_runs(readings: list[Reading]) -> Difference:
     found = contrast(readings, [1, -1])
     certified = all(reading.certified for reading in readings)
     return replace(found, below=0.0, above=0.0) if certified else found
+
+
+def _as_drawn(readings: list[Reading]) -> Difference:
+    """First less second, whatever either may lie above the truth."""
+    return replace(contrast(readings, [1, -1]), below=0.0, above=0.0)
 
 
 def _reaches_lower(case: _Case) -> Iterator[Comparison]:

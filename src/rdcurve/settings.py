@@ -197,6 +197,10 @@ def _check_claims(params: Mapping[str, Any], measured: Mapping[str, Any]) -> Non
                 tunings = [params["repeats"].get(name, {"curve": name})["curve"] for name in pair]
                 if len(set(tunings)) > 1:
                     raise SettingsError(f"{where}: {' and '.join(pair)} are no runs of one curve, as over: runs asks")
+            for pair in claim["pairs"] if claim.get("over") == "bounds" else []:
+                curves = [params["repeats"].get(name, {"curve": name})["curve"] for name in pair]
+                if len({params["curves"][name]["model"] for name in curves}) > 1:
+                    raise SettingsError(f"{where}: {' and '.join(pair)} are not of one model, as over: bounds asks")
 
 
 def _check_repeats(params: Mapping[str, Any]) -> None:

@@ -121,8 +121,31 @@ def test_every_way_of_running_gives_the_same_bits(options, request):
     assert len(graphs) == 1  # recorded once, however the run is cut
 
 
-def test_a_formal_run_records_one_graph(request):
-    """However few steps lie between two recorded betas."""
+@pytest.mark.parametrize(
+    ("options", "calls", "recorded"),
+    [
+        ({}, [1, 2, 5, 8, 9], 2),
+        ({"groups": Groups(1)}, [1, 2, 5, 8, 9], 2),
+        ({"reverse": True}, [1, 2, 5, 8, 9], 2),
+        ({"cuts": (4, 7, 9)}, [1, 2, 3, 4, 7, 8, 9], 2),
+        ({"adapt": True}, list(range(1, 10)), 1),
+    ],
+    ids=["plain", "no groups", "reverse", "cut", "adapting"],
+)
+def test_several_steps_as_one_graph_give_the_same_bits(options, calls, recorded, request):
+    """Where steps are alike and enough of them are left; told of after the last."""
+    alone = run(standard_normal, **options)
+    graphs = request.getfixturevalue("as_on_cuda")
+    seen = []
+    together = run(standard_normal, at_once=3, after_step=lambda chains: seen.append(chains.step), **options)
+    assert same(together, alone)
+    assert together.n_moves == alone.n_moves == 9
+    assert seen == calls
+    assert len(graphs) == recorded
+
+
+def test_a_formal_run_records_two_graphs(request):
+    """Of a step and of several, however few lie between two recorded betas."""
     problem, betas = linear_problem(5, n_images=3), sigmoid(40, 50.0)
     tuning = Tuning(betas, torch.full((40, 3), 0.1, dtype=torch.float64), identity(3, torch.float64))
 
@@ -134,7 +157,7 @@ def test_a_formal_run_records_one_graph(request):
     alone = curve()
     graphs = request.getfixturevalue("as_on_cuda")
     as_graph = curve()
-    assert len(graphs) == 1
+    assert len(graphs) == 2
     for name in ("rate", "distortion", "log_z"):
         assert np.array_equal(getattr(as_graph, name), getattr(alone, name))
 

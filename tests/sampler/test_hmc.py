@@ -68,6 +68,29 @@ def test_leapfrog_is_reversible(n):
     for_all(n, check, seed=SEEDS, step=st.floats(0.01, 0.5), n_leapfrog=st.integers(1, 8))
 
 
+class Coarse:
+    """A target whose force between the ends of a trajectory is another function of z than at them."""
+
+    def __init__(self, target):
+        self.at = target.at
+        self.target = target
+
+    def gradients(self, z):
+        return tuple(0.8 * grad + 0.1 * z.sin() for grad in self.target.gradients(z))
+
+
+def test_leapfrog_with_another_force_between_its_ends_is_reversible():
+    """Within 1e-10, and it is another trajectory."""
+    target, z, u, factor = network_start(0, 4)
+    sizes = torch.full((2,), 0.2, dtype=DTYPE)
+    coarse = Coarse(target)
+    point, momentum = leapfrog(coarse, BETA, target.at(z), u, sizes, factor, 5)
+    back, returned = leapfrog(coarse, BETA, point, -momentum, sizes, factor, 5)
+    assert float((back.z - z).abs().max()) < 1e-10
+    assert float((-returned - u).abs().max()) < 1e-10
+    assert float((leapfrog(target, BETA, target.at(z), u, sizes, factor, 5)[0].z - point.z).abs().max()) > 1e-3
+
+
 class Differentiable:
     """A target whose points keep their derivatives, so that autograd sees through a whole trajectory."""
 
@@ -79,6 +102,10 @@ class Differentiable:
         distortion = (self.target.decoder(z) - self.target.x).square().sum(-1)
         grads = (torch.autograd.grad(value.sum(), z, create_graph=True)[0] for value in (log_prior, distortion))
         return Point(z, log_prior, distortion, *grads)
+
+    def gradients(self, z):
+        point = self.at(z)
+        return point.grad_log_prior, point.grad_distortion
 
 
 @pytest.mark.parametrize("n", COUNTS)

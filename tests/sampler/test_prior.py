@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import rdcurve
 from rdcurve.sampler.prerun import PrerunSettings
-from rdcurve.sampler.prior import covers_everything, scale_mixture, standard_normal, uniform
+from rdcurve.sampler.prior import covers_everything, log_density, scale_mixture, slope, standard_normal, uniform
 
 X = torch.tensor([[0.3, 0.2, 0.1], [0.8, -0.9, -0.2], [1.2, 1.0, 0.6]], dtype=DTYPE)
 
@@ -63,3 +63,25 @@ def test_a_prior_that_refuses_codes_outside_is_refused_with_the_cure():
     prior = Independent(Uniform(torch.zeros(2, dtype=DTYPE), torch.ones(2, dtype=DTYPE), validate_args=True), 1)
     with pytest.raises(ValueError, match="build it with validate_args=False"):
         rdcurve.measure(curved_decoder, X, latent_dim=2, beta_max=1.0, prior=prior, n_temperatures=20)
+
+
+def wide():
+    return Independent(Normal(torch.tensor([1.0, -2.0], dtype=DTYPE), torch.tensor([0.5, 3.0], dtype=DTYPE)), 1)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [standard_normal(2, DTYPE), wide(), scale_mixture(2, 0.3, 10.0, DTYPE), factorised(), uniform(2, dtype=DTYPE)],
+    ids=["standard", "wide", "mixture", "factorised", "uniform"],
+)
+def test_slope_of_log_density(prior):
+    """Against differences of log p, and to the bit what autograd gives under the standard normal."""
+    z = 0.9 * torch.rand(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    step = 1e-5 * torch.eye(2, dtype=DTYPE)
+    difference = torch.stack([(prior.log_prob(z + h) - prior.log_prob(z - h)) / 2e-5 for h in step], -1)
+    assert torch.allclose(slope(prior, z), difference, atol=1e-8)
+    value, gradient = log_density(prior, z)
+    assert torch.equal(value, prior.log_prob(z))
+    assert torch.allclose(gradient, difference, atol=1e-8)
+    if (prior.variance == 1).all():
+        assert torch.equal(slope(prior, z), gradient)

@@ -28,10 +28,11 @@ from rdcurve.sampler.lanes import full
 from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
 from rdcurve.sampler.prior import sample_prior
-from rdcurve.sampler.step_size import StepSizes
+from rdcurve.sampler.step_size import Frozen, StepSizes
 from rdcurve.sampler.target import Point, Target, exact_products, one_thread_per_tile
 
 __all__ = [
+    "AT_ONCE",
     "Annealing",
     "Chains",
     "Groups",
@@ -47,6 +48,7 @@ __all__ = [
 
 
 _WORTH_A_GRAPH = 16  # steps made before: to record one takes as long as a few of them
+AT_ONCE = 4  # steps of one graph in a formal run, which notes a beta every dozen steps or more
 
 
 class Groups(NamedTuple):
@@ -124,7 +126,8 @@ def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0
 class Annealing:
     """An annealing step, and all of it that stays the same in a run.
 
-    On a GPU, a step that has been made some times is recorded as a CUDA graph, and replayed from then on.
+    On a GPU, a step that has been made some times is recorded as a CUDA graph, and replayed from then on; so is a
+    number of steps in a row.
 
     Args:
         target: the annealed target of N images.
@@ -146,14 +149,28 @@ class Annealing:
     ) -> None:
         self.n_images, self.groups, self.pinned = len(images), groups, pinned
         self._step = _temper(target, kernel, groups, seed, images, pinned is not None)
-        self._n_made = 0
+        self._several = _temper_several(self._step)
+        self._n_made, self._has_graph = 0, [False, False]
 
     def __call__(self, state: State, log_weight: Tensor, *arguments: Any) -> tuple[State, Tensor, Tensor, Transition]:
         """From beta `before` to `beta`; chains [C, N] of one number C in all calls. Arguments as of `_temper`."""
-        if self._n_made == _WORTH_A_GRAPH and not _on_host(log_weight):
+        if self.settled and not self._has_graph[0] and not _on_host(log_weight):
             self._step = captured(self._step, state, log_weight, *arguments)
+            self._has_graph[0] = True
         self._n_made += 1
         return self._step(state, log_weight, *arguments)
+
+    def several(self, state: State, log_weight: Tensor, *arguments: Any) -> tuple[State, Tensor, Tensor, Tensor]:
+        """Steps in a row, of one number in all calls, as one graph. Arguments as of `_temper_several`."""
+        if not self._has_graph[1]:
+            self._several = captured(self._several, state, log_weight, *arguments)
+            self._has_graph[1] = True
+        return self._several(state, log_weight, *arguments)
+
+    @property
+    def settled(self) -> bool:
+        """Whether enough steps were made for a graph to pay."""
+        return self._n_made >= _WORTH_A_GRAPH
 
 
 def advance(
@@ -166,6 +183,7 @@ def advance(
     until: int,
     reverse: bool = False,
     after_step: Callable[[Chains], None] = lambda chains: None,
+    at_once: int = 1,
 ) -> Chains:
     """Carry the chains on to annealing step `until`.
 
@@ -178,28 +196,48 @@ def advance(
         until: the step to reach.
         reverse: walk the schedule from beta_T to beta_0; step j is then schedule index T - j.
         after_step: called with the chains after every step; may raise to stop the run.
+        at_once: on a GPU, with frozen step sizes and nothing pinned, so many steps are one graph, and `after_step` is
+            called after the last of them.
 
     Returns:
-        The chains at `until`. The result does not depend on how a run is cut into calls.
+        The chains at `until`. The result does not depend on how a run is cut into calls, nor on `at_once`.
     """
-    n_images, pinned = annealing.n_images, annealing.pinned
-    steps = range(chains.step, until + 1)
+    n_images, pinned, start = annealing.n_images, annealing.pinned, chains.step
+    steps = range(start, until + 1)
     indices = [len(betas) - 1 - step for step in steps] if reverse else list(steps)
     ladder, numbers = betas[indices].tolist(), list(steps)
     arguments = _arguments(ladder, numbers, chains.log_weight)
+    if _on_host(chains.log_weight) or pinned is not None or not isinstance(step_sizes, Frozen):
+        at_once = 1  # each step waits for the host anyway
     with one_thread_per_tile():
-        for i, (step, index) in enumerate(zip(steps[1:], indices[1:], strict=True)):
-            sizes, factor = step_sizes[index][..., :n_images], metric.factor(ladder[i + 1], n_images)
-            state, log_weight, lineage, transition = annealing(
-                chains.state, chains.log_weight, chains.lineage, *arguments[i], sizes, factor
-            )
-            if pinned is not None:
-                state = pin(state, pinned(step), annealing.groups.size)
-            step_sizes.observe(index, transition)
-            acceptance = chains.acceptance + full(transition.acceptance_rate).mean(0)[:n_images]
-            chains = Chains(step, state, log_weight, lineage, acceptance, chains.n_moves + 1)
+        while (i := chains.step - start) < until - start:
+            if at_once > 1 and annealing.settled and i + at_once <= until - start:
+                end = i + at_once
+                befores, afters, indexes = zip(*arguments[i:end], strict=True)
+                sizes = torch.stack([step_sizes[index][..., :n_images] for index in indices[i + 1 : end + 1]])
+                factors = torch.stack([metric.factor(beta, n_images) for beta in ladder[i + 1 : end + 1]])
+                state, log_weight, lineage, acceptance = annealing.several(
+                    chains.state, chains.log_weight, chains.lineage, chains.acceptance,
+                    befores, afters, indexes, sizes, factors,
+                )  # fmt: skip
+                chains = Chains(start + end, state, log_weight, lineage, acceptance, chains.n_moves + at_once)
+            else:
+                step, index = steps[i + 1], indices[i + 1]
+                sizes, factor = step_sizes[index][..., :n_images], metric.factor(ladder[i + 1], n_images)
+                state, log_weight, lineage, transition = annealing(
+                    chains.state, chains.log_weight, chains.lineage, *arguments[i], sizes, factor
+                )
+                if pinned is not None:
+                    state = pin(state, pinned(step), annealing.groups.size)
+                step_sizes.observe(index, transition)
+                acceptance = chains.acceptance + _mean_over_chains(transition.acceptance_rate)
+                chains = Chains(step, state, log_weight, lineage, acceptance, chains.n_moves + 1)
             after_step(chains)
     return chains
+
+
+def _mean_over_chains(value: Tensor) -> Tensor:
+    return full(value).mean(0)[: value.shape[1]]
 
 
 def _temper(
@@ -225,6 +263,30 @@ def _temper(
         return state, log_weight, lineage, transition
 
     return temper
+
+
+def _temper_several(temper: Callable[..., tuple[State, Tensor, Tensor, Transition]]) -> Callable[..., Any]:
+    """As many annealing steps as there are betas, each with its row of step sizes and factors."""
+
+    def temper_several(
+        state: State,
+        log_weight: Tensor,
+        lineage: Tensor,
+        acceptance: Tensor,
+        befores: tuple[Number, ...],
+        betas: tuple[Number, ...],
+        steps: tuple[Number, ...],
+        sizes: Tensor,
+        factors: Tensor,
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        for i in range(len(betas)):
+            state, log_weight, lineage, transition = temper(
+                state, log_weight, lineage, befores[i], betas[i], steps[i], sizes[i], factors[i]
+            )
+            acceptance = acceptance + _mean_over_chains(transition.acceptance_rate)
+        return state, log_weight, lineage, acceptance
+
+    return temper_several
 
 
 def _arguments(ladder: list[float], numbers: list[int], like: Tensor) -> list[tuple[Number, ...]]:

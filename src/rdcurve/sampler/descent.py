@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rdcurve.sampler.ais import Annealing, Chains, Groups, Tuning, advance, log_mean_exp, start_at
+from rdcurve.sampler.ais import AT_ONCE, Annealing, Chains, Groups, Tuning, advance, log_mean_exp, start_at
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton
 from rdcurve.sampler.modes import Mixture, Modes, find_modes, hessian, mixture_at
@@ -59,10 +59,7 @@ class _Bridge:
         self.x = target.x
 
     def at(self, z: Tensor) -> Point:
-        point = self.target.at(z)
-        parts = z.detach().chunk(len(self.mixtures))
-        pairs = [mixture.at(part) for mixture, part in zip(self.mixtures, parts, strict=True)]
-        log_m, grad_log_m = (torch.cat(values) for values in zip(*pairs, strict=True))
+        point, (log_m, grad_log_m) = self.target.at(z), self._mixture(z)
         return Point(
             z.detach(),
             log_m,
@@ -70,6 +67,18 @@ class _Bridge:
             grad_log_m,
             grad_log_m + self.beta * point.grad_distortion - point.grad_log_prior,
         )
+
+    def gradients(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        grad_log_prior, grad_distortion = self.target.gradients(z)
+        grad_log_m = self._mixture(z)[1]
+        return grad_log_m, grad_log_m + self.beta * grad_distortion - grad_log_prior
+
+    def _mixture(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density and gradient; each search has its own mixture, and its own group of chains."""
+        parts = z.detach().chunk(len(self.mixtures))
+        pairs = [mixture.at(part) for mixture, part in zip(self.mixtures, parts, strict=True)]
+        log_m, grad_log_m = (torch.cat(values) for values in zip(*pairs, strict=True))
+        return log_m, grad_log_m
 
 
 class _WayDown(NamedTuple):
@@ -295,6 +304,7 @@ def descend(
             until=until,
             reverse=True,
             after_step=lambda now, until=until: after_step(now, now.step == until),  # type: ignore[misc]
+            at_once=AT_ONCE,
         )
         note(k, chains)
         chains = chains.recount()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rdcurve.curve import RDCurve
 from rdcurve.sampler.ais import (
+    AT_ONCE,
     Annealing,
     Chains,
     Groups,
@@ -184,7 +185,9 @@ def formal_run(
         for k, until in enumerate(recorded):
             if chains.step >= until:
                 continue
-            chains = advance(annealing, betas, chains, frozen, tuning.metric, until=until, after_step=after_step)
+            chains = advance(
+                annealing, betas, chains, frozen, tuning.metric, until=until, after_step=after_step, at_once=AT_ONCE
+            )
             record.log_weight[k, :n_chains] = chains.log_weight
             record.distortion[k, :n_chains] = chains.state.point.distortion
             record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)

@@ -121,18 +121,22 @@ def leapfrog(
     factor: Tensor,
     n_leapfrog: int,
 ) -> tuple[Point, Tensor]:
-    """`n_leapfrog` steps of the leapfrog integrator: one decoder call each, the first half kick from the cache."""
+    """`n_leapfrog` steps of the leapfrog integrator: one decoder call each, the first half kick from the cache.
+
+    Between the ends the force may be another function of z than at them (`Target.gradients`): a kick by any function of
+    z keeps volume, and the steps read the same from either end, so the trajectory reverses.
+    """
     step_size = step_size[..., None].to(momentum.dtype)
 
-    def force(point: Point) -> Tensor:
-        return _apply(factor.mT, point.grad_log_prior - beta * point.grad_distortion)
+    def force(grad_log_prior: Tensor, grad_distortion: Tensor) -> Tensor:
+        return _apply(factor.mT, grad_log_prior - beta * grad_distortion)
 
-    momentum = momentum + 0.5 * step_size * force(point)
-    for i in range(n_leapfrog):
-        point = target.at(point.z + _apply(factor, step_size * momentum))
-        kick = step_size if i < n_leapfrog - 1 else 0.5 * step_size
-        momentum = momentum + kick * force(point)
-    return point, momentum
+    z, momentum = point.z, momentum + 0.5 * step_size * force(point.grad_log_prior, point.grad_distortion)
+    for _ in range(n_leapfrog - 1):
+        z = z + _apply(factor, step_size * momentum)
+        momentum = momentum + step_size * force(*target.gradients(z))
+    point = target.at(z + _apply(factor, step_size * momentum))
+    return point, momentum + 0.5 * step_size * force(point.grad_log_prior, point.grad_distortion)
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:

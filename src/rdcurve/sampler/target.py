@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rdcurve.sampler.prior import log_density, slope
 from rdcurve.types import Decoder, Distortion
 
 __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
@@ -54,19 +55,21 @@ class Target:
     decoder: Decoder
     distortion: Distortion
     x: Tensor  # [N, *data]
-    tf32_gradients: bool = False  # on a GPU, the backward pass multiplies in TF32; energies never do
+    tf32_gradients: bool = False  # on a GPU, `gradients` and the backward pass of `at` multiply in TF32; energies never
 
     def at(self, z: Tensor) -> Point:
-        """Log prior, distortion and their gradients at z [C, N, latent]. The only place the decoder is called."""
+        """Log prior, distortion and their gradients at z [C, N, latent]."""
         distortion, grad_distortion = self._distortion(z)
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_prior = self.prior.log_prob(z)
-            # a uniform density does not depend on z
-            grad_log_prior = (
-                torch.autograd.grad(log_prior.sum(), z)[0] if log_prior.requires_grad else z.new_zeros(z.shape)
-            )
-        return Point(z.detach(), log_prior.detach().double(), distortion, grad_log_prior, grad_distortion)
+        log_prior, grad_log_prior = log_density(self.prior, z)
+        return Point(z.detach(), log_prior.double(), distortion, grad_log_prior, grad_distortion)
+
+    def gradients(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients alone, of log prior and distortion at z [C, N, latent], each [C, N, latent].
+
+        For the points between the ends of a trajectory, whose energies nobody asks for. So with `tf32_gradients` the
+        forward pass may multiply in TF32, too.
+        """
+        return slope(self.prior, z), self._distortion(z, energy=False)[1]
 
     def distortions(self, z: Tensor) -> Tensor:
         """d alone, [C, N, latent] -> [C, N] float64, without the gradient."""
@@ -74,8 +77,11 @@ class Target:
         with torch.no_grad():
             return torch.cat([self.distortion(self.x, self.decoder(part)).double() for part in z.split(rows)])
 
-    def _distortion(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """d and its gradient, computed in tiles of a fixed number of rows."""
+    def _distortion(self, z: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
+        """d and its gradient, computed in tiles of a fixed number of rows; d is exact if it is an `energy`.
+
+        The only place the decoder is called with a gradient.
+        """
         n_chains, n_images, latent_dim = z.shape
         rows = z.detach().transpose(0, 1).reshape(-1, latent_dim)  # chains of one image side by side
         values, least, most = _TILE.get(z.device.type, _TILE["cuda"])
@@ -88,28 +94,31 @@ class Target:
         tiles = list(zip(rows.split(tile), image.split(tile), strict=True))
         n_workers = _n_workers or torch.get_num_threads()
         if z.device.type == "cpu" and len(tiles) > 1 and n_workers > 1:
-            parts = list(_workers(n_workers).map(self._of_tile, tiles))
+            parts = list(_workers(n_workers).map(lambda each: self._of_tile(*each, energy), tiles))
         else:
             with one_thread_per_tile():
-                parts = [self._of_tile(each) for each in tiles]
-        distortion, grad = (torch.cat(part)[: n_images * n_chains] for part in zip(*parts, strict=True))
+                parts = [self._of_tile(*each, energy) for each in tiles]
+        distortion, grad = (
+            (torch.cat(part) if len(part) > 1 else part[0])[: n_images * n_chains] for part in zip(*parts, strict=True)
+        )
         return (
             distortion.view(n_images, n_chains).T.contiguous(),
             grad.view(n_images, n_chains, latent_dim).transpose(0, 1).contiguous(),
         )
 
-    def _of_tile(self, tile: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        rows, image = tile
+    def _of_tile(self, rows: Tensor, image: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
+        coarse = self.tf32_gradients and rows.is_cuda
         with torch.enable_grad():
             z = rows[None].contiguous().requires_grad_()
-            distortion = self.distortion(self.x[image], self.decoder(z))
+            with _tf32(coarse and not energy):
+                distortion = self.distortion(self.x[image], self.decoder(z))
             if tuple(distortion.shape) != (1, len(image)):
                 raise ValueError(
                     f"for data [N, ...] and reconstructions [C, N, ...] the distortion must be [C, N]; with C = 1 and "
                     f"N = {len(image)} the distortion has shape {tuple(distortion.shape)}"
                 )
-            with _tf32(self.tf32_gradients and z.is_cuda):
-                (grad,) = torch.autograd.grad(distortion.sum(), z)
+            with _tf32(coarse):
+                (grad,) = torch.autograd.grad(distortion, z, torch.ones_like(distortion))
         return distortion.detach().double()[0], grad[0]
 
     def select(self, images: slice | Tensor) -> Target:
