@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import DTYPE, linear_problem, threshold
-from sampler_checks import by_quadrature, detectable, of_images
+from sampler_checks import by_quadrature, detectable, of_images, random_network
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import rdcurve
@@ -18,7 +18,7 @@ from rdcurve.sampler.descent import descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.modes import find_modes, hessian, mixture_at
+from rdcurve.sampler.modes import _hessian, find_modes, hessian, mixture_at
 from rdcurve.sampler.prerun import PrerunSettings, learn
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.target import Target
@@ -175,6 +175,17 @@ def test_search_of_a_linear_decoder_ends_in_its_one_mode():
     assert modes.found.sum(0).tolist() == [1] * 4
     assert modes.hits.tolist() == [5] * 4
     assert torch.allclose(hessian(problem.target, modes.z[:1], beta)[0, 0], precision, atol=1e-8)
+
+
+def test_columns_of_a_hessian_at_once_are_those_one_by_one():
+    """As on a GPU: codes differ along both axes, and so do the columns."""
+    decoder, x = random_network(3, 3, n_images=4)
+    target, z = Target(standard_normal(3, DTYPE), decoder, SquaredError(), x), torch.randn(2, 4, 3, dtype=DTYPE)
+    one, calls = hessian(target, z, 5.0), []
+    together = _hessian(target, z, 5.0, lambda: calls.append(0), at_once=3)
+    assert torch.allclose(together, one, rtol=1e-12, atol=1e-12)
+    assert len(calls) == 1
+    assert (one[0] - one[1]).abs().max() > 1e-3
 
 
 def test_mixture_is_a_density_and_its_samples_are_its_own():

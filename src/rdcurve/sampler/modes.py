@@ -27,7 +27,7 @@ _ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the searc
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
 _STUCK = 1e7  # damping of a start that float32 lets come no nearer
-_VALUES = 1 << 22  # data values in one batch of Hessians
+_VALUES = {"cpu": 1 << 22, "cuda": 1 << 25}  # data values in one batch of Hessians
 
 
 class Modes(NamedTuple):
@@ -315,15 +315,18 @@ def _with(before: Minima, ends: Minima) -> Minima:
 def hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None] = lambda: None) -> Tensor:
     """Of U at every code, [C, N, latent, latent] float64, column by column in forward over reverse mode.
 
-    A hundred columns of a hundred codes take long: `heed` is called after every one, and may raise to stop.
+    A hundred columns of a hundred codes take long: `heed` is called after every one, and may raise to stop. A GPU, for
+    which one is no work, gets all columns at once.
 
     Raises:
         ValueError: torch has no forward-mode derivative of the decoder, the distortion or the prior.
     """
-    block = max(1, _VALUES // (z.shape[0] * math.prod(target.x.shape[1:])))
+    at_once = 1 if z.device.type == "cpu" else z.shape[-1]
+    most = _VALUES.get(z.device.type, _VALUES["cuda"])
+    block = max(1, most // (at_once * z.shape[0] * math.prod(target.x.shape[1:])))
     try:
         parts = [
-            _hessian(target.select(slice(i, i + block)), z[:, i : i + block], beta, heed)
+            _hessian(target.select(slice(i, i + block)), z[:, i : i + block], beta, heed, at_once)
             for i in range(0, z.shape[1], block)
         ]
     except (RuntimeError, NotImplementedError) as error:
@@ -334,14 +337,17 @@ def hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None] = l
     return torch.cat(parts, 1)
 
 
-def _hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None]) -> Tensor:
+def _hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None], at_once: int) -> Tensor:
     def potential(z: Tensor) -> Tensor:
         distortion = target.distortion(target.x, target.decoder(z)).double()
         return (beta * distortion - target.prior.log_prob(z).double()).sum()
 
-    columns = []
-    for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
-        columns.append(torch.func.jvp(torch.func.grad(potential), (z,), (direction.expand_as(z),))[1])
+    columns: list[Tensor] = []
+    for directions in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).split(at_once):
+        here = z.repeat(len(directions), 1, 1)  # [columns C, N, latent]
+        along = directions.repeat_interleave(len(z), 0)[:, None].expand_as(here)
+        change = torch.func.jvp(torch.func.grad(potential), (here,), (along,))[1]
+        columns += change.unflatten(0, (len(directions), len(z))).unbind()
         heed()
     matrix = torch.stack(columns, -1).double().detach()
     return 0.5 * (matrix + matrix.mT)
