@@ -24,7 +24,7 @@ ORDER = f"{HMC}::test_energy_error_is_second_order"
 PRECISE = f"{HMC}::test_energies_of_a_float32_decoder_are_right_at_the_highest_beta"
 BUGS = {
     "wrong sign of the weight": ("ais", "log_weight - (beta - before)", "log_weight + (beta - before)", UNBIASED),
-    "weight at the new position": ("ais", "            if pinned is not None:\n                state = pin", "            log_weight = log_weight + (ladder[i + 1] - ladder[i]) * (chains.state.point.distortion - state.point.distortion)\n            if pinned is not None:\n                state = pin", UNBIASED),
+    "weight at the new position": ("ais", "                if pinned is not None:\n                    state = pin", "                log_weight = log_weight + (ladder[i + 1] - ladder[i]) * (chains.state.point.distortion - state.point.distortion)\n                if pinned is not None:\n                    state = pin", UNBIASED),
     "off-by-one schedule": ("ais", "zip(ladder[:-1], ladder[1:], numbers", "zip(ladder[:-1], ladder[2:] + ladder[-1:], numbers", UNBIASED),
     "moves at the wrong beta": ("ais", "move(target, beta, state, noise", "move(target, 3 * beta + 1, state, noise", UNBIASED),
     "float32 weights": ("ais", "(beta - before) * state.point.distortion", "((beta - before) * state.point.distortion).float()\n        log_weight = log_weight.float()", f"{AIS}::test_log_weights_are_accumulated_in_float64"),
@@ -61,6 +61,9 @@ BUGS = {
     "halves confirm each other whatever they descend from": ("certify", "lineages < LEAST_HITS", "lineages < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
     "chains counted where draws are meant": ("certify", "(lineage[:, None] == lineage)", "torch.eye(len(lineage))[..., None]", f"{DESCENT}::test_lineages_are_the_draws_behind_the_weights"),
     "a certificate that is deaf to the curve": ("certify", "down.max(0).values, second)\n    return first - torch.minimum(second, given)", "down.max(0).values, second)\n    return first - second", f"{DESCENT}::test_a_curve_that_hardly_counts_its_best_route_is_not_certified"),
+    "steps of one graph with one step size": ("ais", "sizes[i], factors[i]", "sizes[0], factors[i]", "tests/sampler/test_captured.py::test_several_steps_as_one_graph_give_the_same_bits"),
+    "a coarse force at one end of a trajectory": ("hmc", "    point = target.at(z + _apply(factor, step_size * momentum))\n", "    point = target.at(z + _apply(factor, step_size * momentum))\n    point = Point(*point[:3], *target.gradients(point.z))\n", f"{HMC}::test_leapfrog_with_another_force_between_its_ends_is_reversible"),
+    "columns of a Hessian mixed up": ("modes", "directions.repeat_interleave(len(z), 0)", "directions.repeat(len(z), 1)", f"{DESCENT}::test_columns_of_a_hessian_at_once_are_those_one_by_one"),
     "chains of a graph overwritten by the next step": ("captured", "(leaf.clone() for leaf in _leaves(output))", "_leaves(output)", "tests/sampler/test_captured.py"),
     "a graph that is believed": ("captured", "if not torch.equal(", "if False and not torch.equal(", "tests/sampler/test_captured.py"),
     "searches that stop as soon as they agree": ("modes", "_ENOUGH_HITS = 10", "_ENOUGH_HITS = 3", f"{DESCENT}::test_searches_that_stop_by_themselves_do_not_stop_at_the_wrong_mode"),
