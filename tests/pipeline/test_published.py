@@ -165,6 +165,18 @@ def test_readme_says_what_a_bad_prior_costs(published):
     assert certified[-1] < 0.2
 
 
+def test_readme_says_how_far_apart_the_bounds_of_one_image_are(published):
+    """Where one of n lies d above the others, all alike, the mean of the gaps has the error d / n."""
+    tables = {name: pd.read_csv(published.path(f"results/bdmc/{name}.csv")) for name in ("gan2", "gan10", "gan100")}
+    assert all((table["n_images"] == 10).all() for table in tables.values())
+    table = tables["gan2"]
+    worst = table.loc[table["gap"].idxmax()]
+    apart = worst["gap"] + (worst["n_images"] - 1) * worst["gap_se"]
+    others = max(table["gap"].drop(worst.name).max(), tables["gan10"]["gap"].max(), tables["gan100"]["gap"].max())
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    assert f"bounds some {apart:.0f} nats apart, which the means of the other β, {others:.2f} at most," in readme
+
+
 @pytest.mark.parametrize(("name", "distortions"), [("gan10", (44, 36)), ("gan2", None)])
 def test_one_image_makes_the_mean_rate_of_a_gan(published, name, distortions):
     """What the README says of the codes far outside the prior, R being |z|^2 / 2 there."""
