@@ -89,8 +89,8 @@ def measure(
         groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
             chains of an image have the same step sizes.
         prerun_settings: how schedule, step sizes and metric are learned.
-        tf32_gradients: let a GPU multiply in TF32 in the backward pass. Faster where the acceptance bears it; no energy
-            is ever computed so.
+        tf32_gradients: let a GPU multiply in TF32 between the ends of a trajectory, and in the backward pass at them.
+            Faster where the acceptance bears it; no energy of an accept test or a weight is ever computed so.
         seed: of the formal run.
         state_folder: where the state is kept, so that the same call goes on where a killed one was, to the same bits;
             None keeps none. Another decoder, data or setting is another run; a decoder that is no torch module is
