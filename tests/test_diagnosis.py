@@ -11,7 +11,7 @@ from sampler_checks import random_network
 
 import rdcurve
 from rdcurve.commands.bdmc import kept
-from rdcurve.diagnosis import compare, verdict
+from rdcurve.diagnosis import verdict
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
@@ -20,6 +20,7 @@ from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
+from rdcurve.sampler.sizing import compare
 
 KERNEL = Kernel(2, 0.2, 0.5)
 SETTINGS = PrerunSettings(

@@ -13,12 +13,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from steps import Bench
 
 from rdcurve.cli import main
+from rdcurve.commands import prerun
 from rdcurve.models.checkpoint import load_decoder, save_decoder
+from rdcurve.sampler import ais
+from rdcurve.sampler import bdmc as bounds
+from rdcurve.sampler.sizing import Size, Trial, compare
 from rdcurve.sampler.tuning_file import load_tuning, save_tuning
 
 OUTPUTS = {"prerun": ["tuning"], "ais": ["curve"], "ais up": ["curve.up"], "bdmc": ["gap.csv", "gap.json"]}
@@ -70,6 +75,11 @@ def forget(bench, verb):
     return expected
 
 
+def assert_nothing_left(bench, verb):
+    """No state of a finished step, but for the bounds that a prerun has found already for the step `bdmc`."""
+    assert len(list((bench.folder / "state").iterdir())) == (verb == "prerun")
+
+
 def wait_for_state(bench, process, newer_than=0):
     """Until the process has saved a state, or has ended."""
     while process.is_alive() and bench.newest_state() <= newer_than:
@@ -100,7 +110,7 @@ def kill_again_and_again(bench, verb, n_kills, seed):
             forget(bench, verb)
     assert bench.finish(*line) == 0, bench.log()
     assert results(bench, verb) == expected
-    assert not list((bench.folder / "state").iterdir())
+    assert_nothing_left(bench, verb)
     assert resumed >= n_kills // 4
 
 
@@ -154,9 +164,11 @@ def signal_and_go_on(bench, verb, number, delay):
     else:  # the signal came when the run was over
         assert process.exitcode == 0, bench.log()
     assert bench.finish(*line) == 0, bench.log()
-    assert ("going on from" in bench.log()) == stopped
+    if stopped or verb != "prerun":  # which finds its bounds again
+        assert ("going on from" in bench.log()) == stopped
     assert results(bench, verb) == expected
-    assert not list((bench.folder / "state").iterdir())
+    assert_nothing_left(bench, verb)
+    shutil.rmtree(bench.folder / "state")
     (bench.folder / "log").unlink()
     return stopped
 
@@ -284,6 +296,50 @@ def test_a_step_writes_a_handful_of_files(bench):
     assert results(bench, "bdmc") == expected
     assert set(os.listdir(bench.folder)) - before == {"state", *OUTPUTS["bdmc"]}
     assert not list((bench.folder / "state").iterdir())
+
+
+def test_the_bounds_that_a_prerun_has_found_are_not_computed_again(bench, monkeypatch):
+    """Where a gap is asked for, `bdmc` begins with work of the prerun, and ends without a step of its own."""
+    forget(bench, "prerun")
+    expected = forget(bench, "bdmc")
+    monkeypatch.chdir(bench.folder)
+    main(command(bench, "prerun", "--state", "state"))
+    assert_nothing_left(bench, "prerun")
+    monkeypatch.setattr(ais.Annealing, "__call__", None)
+    monkeypatch.setattr(bounds, "trajectory", None)
+    main(command(bench, "bdmc", "--state", "state"))
+    assert results(bench, "bdmc") == expected
+    assert_nothing_left(bench, "bdmc")
+
+
+def test_bounds_that_miss_the_gap_make_the_run_larger(bench, monkeypatch):
+    """The trials are told that 10 temperatures do; the bounds refuse them. Stopped often, it is the same run."""
+    tried = Size(10, True, (Trial(10, 0.1, 0.0, 0.1, 0.0),))
+    monkeypatch.setattr(prerun, "size_for_gap", lambda *args, **kwargs: tried)
+    monkeypatch.chdir(bench.folder)
+    bench.entry.update(gap=0.3, beta_max=500.0)
+    bench.params["prerun"].update(max_temperatures=1000)
+    bench.save()
+    main(command(bench, "prerun"))
+    expected = results(bench, "prerun")
+    tuning, _, facts = load_tuning("tuning", torch.float64)
+    sizes = [trial["n_temperatures"] for trial in facts["trials"]]
+    assert facts["reached"]
+    assert sizes[:2] == [10, 10]
+    assert sizes[1:] == sorted(set(sizes[1:]))
+    assert sizes[-1] < len(tuning.betas) < 1000
+    Path("tuning").unlink()
+    for n_stopped in range(100):
+        try:
+            main(command(bench, "prerun", "--state", "state", "--time-limit", str(0.02 * 1.4**n_stopped)))
+            break
+        except SystemExit as stop:
+            assert stop.code == 75
+    assert n_stopped > 5
+    assert results(bench, "prerun") == expected
+    assert_nothing_left(bench, "prerun")  # nor of the bounds that were missed
+    main(command(bench, "bdmc", "--state", "state"))
+    assert compare(pd.read_csv("gap.csv"), 0.3).kept is not False
 
 
 def refusal(capsys, *arguments):
@@ -436,7 +492,7 @@ CHANGES = {
     "prerun": SAMPLER
     | PRERUN
     | {"gap": change("entry.gap", 1.1), "beta_max": change("entry.beta_max", 2.1)}
-    | {"chains of BDMC": change("entry.bdmc.n_chains", 4)},
+    | {"chains of BDMC": change("entry.bdmc.n_chains", 4), "images of BDMC": change("entry.bdmc.n_images", 3)},
     "ais up": {name: each for name, each in SAMPLER.items() if name != "images"}  # their tuning is another, too
     | {"chains": change("entry.ais.n_chains", 12), "seed": change("ais.seed", 17)},
     "bdmc": {name: each for name, each in SAMPLER.items() if name not in ("images", "pixel")}

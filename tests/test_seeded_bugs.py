@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "tests/sampler/test_measure.py"
 SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
 SCHEDULE, QUADRATURE = "tests/sampler/test_schedule.py", "tests/sampler/test_quadrature.py"
-RESUME = "tests/sampler/test_resume.py"
+RESUME, BALANCED = "tests/sampler/test_resume.py", "tests/sampler/test_balanced.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
 GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
@@ -84,12 +84,17 @@ BUGS = {
     "codes of the wrong image": ("formal", "return z[chosen, torch.arange(len(images), device=z.device)]", "return z[chosen, torch.arange(len(images), device=z.device).roll(1)]", "tests/sampler/test_code.py"),
     "deaf within a Hessian": ("modes", "        heed()\n", "        pass\n", f"{RESUME}::test_a_signal_is_heeded_within_a_hessian"),
     "a way down walked twice": ("descent", 'if checkpoint.holds("way down"):', "if False:", f"{RESUME}::test_the_way_down_of_a_prerun_is_not_walked_twice"),
-    "measure that forgets its formal run": ("../own/measure", "            state_folder=state_folder,\n            save_every=save_every,\n            time_limit=None if", "            time_limit=None if", "tests/test_cli.py::test_own_decoder_may_be_stopped_and_goes_on"),
+    "measure that forgets its formal run": ("../own/measure", "            state_folder=state_folder,\n            save_every=save_every,\n            time_limit=checkpoint", "            time_limit=checkpoint", "tests/test_cli.py::test_own_decoder_may_be_stopped_and_goes_on"),
     "data on any scale": ("../own/validate", "if beyond > _WIDTHS_REFUSED * width:", "if False:", "tests/test_bad_input.py"),
-    "a missed gap that is let pass": ("../own/measure", "if reached or n >= most:", "if True:", f"{MEASURE}::test_bounds_that_show_a_missed_gap_make_the_run_larger"),
+    "a missed gap that is let pass": ("sizing", "if reached or n >= most:\n            break", "if True:\n            break", f"{MEASURE}::test_bounds_that_show_a_missed_gap_make_the_run_larger"),
     "bounds of another schedule": ("../own/measure", "steps = spread(recorded, tuning.betas,", "steps = spread([1 + i for i in range(len(recorded))], tuning.betas,", f"{MEASURE}::test_bounds_come_with_the_curve"),
-    "a missed gap that no one is told of": ("../diagnosis", "missed = sure.max() > gap", "missed = False", "tests/test_diagnosis.py::test_gap_is_compared_with_what_was_asked"),
+    "a missed gap that no one is told of": ("sizing", "missed = sure.max() > gap", "missed = False", "tests/test_diagnosis.py::test_gap_is_compared_with_what_was_asked"),
     "cost spread over steps as if blocks were equal": ("schedule", "wanted = torch.linspace(0, float(spent[-1]), n_temperatures", "wanted = float(spent[-1]) * torch.linspace(0, 1, n_temperatures, dtype=torch.float64) ** 2 + 0 * torch.linspace(0, 1, n_temperatures", f"{SCHEDULE}::test_respaced_shares_the_cost_equally"),
+    "chains that weigh as they are annealed": ("formal", "            found = under_prior(target, chains)\n", "            found = chains\n", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
+    "a way down that weighs as it is annealed": ("formal", "recorded[k]]), under_prior(target, chains)", "recorded[k]]), chains", f"{BALANCED}::test_curve_under_a_prior_that_is_mostly_bad"),
+    "bounds that weigh as they are annealed": ("bdmc", "under_prior(target, chains).log_weight[:, n_left:]", "chains.log_weight[:, n_left:]", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
+    "a reversed path that begins under another prior": ("bdmc", "-target.log_ratio(chains.state.point.z), z,", "torch.zeros_like(chains.log_weight), z,", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
+    "bounds computed twice": ("../commands/prerun", "            run.keep()  #", "            run.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
 }  # fmt: skip
 
 

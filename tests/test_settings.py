@@ -260,3 +260,10 @@ def test_the_published_recipe_is_the_published_one(params, name):
     for step, settings_of_step in published.items():
         found = settings.section(params, step, name)
         assert {key: found[key] for key in settings_of_step} == settings_of_step
+
+
+@pytest.mark.parametrize("text", ["a:\n  b: 1\n  c: 2\n  b: 1\n", "-\n  b: 1\n  c: 2\n  b: 3\n"])
+def test_a_key_that_stands_twice_is_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="the key 'b' stands twice in a mapping, in lines 2 and 4"):
+        settings.read(tmp_path / "params.yaml")

@@ -31,7 +31,7 @@ def sections(verb: str, name: str, curve: str = "") -> list[str]:
         "fetch": [],
         "train": ["training", f"models.{name}"],
         "compose": [f"compositions.{name}"],
-        "prerun": ["sampler", "prerun", "bdmc.n_chains", f"curves.{name}"],
+        "prerun": ["sampler", "prerun", "bdmc", f"curves.{name}"],
         "ais": ["sampler", "ais", f"curves.{name}"],
         "repeat": ["sampler", "ais", f"curves.{curve}", f"repeats.{name}"],
         "bdmc": ["sampler", "prerun", "bdmc", f"curves.{name}"],

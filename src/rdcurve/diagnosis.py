@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rdcurve.curve import LEAST_IMAGES, MOST_BENT, RDCurve
+from rdcurve.sampler.sizing import compare
 
-__all__ = ["GapFound", "Verdict", "compare", "verdict"]
+__all__ = ["Verdict", "verdict"]
 
 LEAST_ACCEPTANCE = 0.4
 LEAST_ESS = 2.0  # chains, median over the images
 MOST_K_HAT = 0.7  # median over the images
 MOST_SE = 0.02  # of the mean rate over the chains, as a share of the rate
 _SMALL_SHARE = 0.2  # of the images that may be bad before the mean curve is
-_SURE = 2.0  # standard errors
-
-
-class GapFound(NamedTuple):
-    """How the BDMC gaps of a curve compare with the gap asked for, and where that is seen."""
-
-    kept: bool | None  # None: within the errors it may be so or not
-    beta: float
-    gap: float  # nats
-    gap_se: float
-
-    def __str__(self) -> str:
-        return f"{self.gap:.2f} ± {self.gap_se:.2f} nats at beta = {self.beta:.3g}"
-
-
-def compare(points: Mapping[str, Sequence[float]], gap: float) -> GapFound:
-    """Whether BDMC gaps keep below `gap` nats: at every beta by two standard errors, or at none above it by two.
-
-    Args:
-        points: columns beta, gap and gap_se, nats.
-        gap: asked for.
-
-    Examples:
-        >>> str(compare({"beta": [1.0, 9.0], "gap": [0.2, 1.6], "gap_se": [0.1, 0.2]}, 1.0))
-        '1.60 ± 0.20 nats at beta = 9'
-    """
-    beta, gaps, errors = (np.asarray(points[name], dtype=float) for name in ("beta", "gap", "gap_se"))
-    known = np.isfinite(gaps) & np.isfinite(errors)  # what is not known may be anything
-    sure = np.where(known, gaps - _SURE * errors, np.where(np.isposinf(gaps), np.inf, -np.inf))
-    possible = np.where(known, gaps + _SURE * errors, np.inf)
-    missed = sure.max() > gap
-    worst = int(np.argmax(sure if missed else possible))  # the largest gap may be the one that is known worst
-    kept = None if possible.max() > gap else True
-    return GapFound(False if missed else kept, float(beta[worst]), float(gaps[worst]), float(errors[worst]))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         SettingsError: not readable, or not what the schema and the cross-references ask for.
     """
     try:
-        params = yaml.load(Path(path).read_text(), Loader=_LOADER)
+        _check_keys(yaml.compose(text := Path(path).read_text(), Loader=_LOADER))
+        params = yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
@@ -38,6 +39,29 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     return params
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """No mapping has a key twice: of two YAML takes the last, and one line contradicts the other unseen.
+
+    What comes from an anchor by `<<` may be written anew.
+    """
+    seen, waiting = set(), [node]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))  # an alias is the node of its anchor
+        lines: dict[str, int] = {}
+        for child in node.value:
+            key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+            waiting.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if (first := lines.setdefault(key.value, line)) != line:
+                    raise yaml.YAMLError(
+                        f"the key {key.value!r} stands twice in a mapping, in lines {first} and {line}"
+                    )
 
 
 def check(params: Any) -> None:

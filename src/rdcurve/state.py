@@ -242,6 +242,16 @@ class Checkpoint:
         if not self._current_is_whole:
             logger.warning("%s is not what was written to it; the one before it is kept", current)
 
+    @property
+    def time_left(self) -> float | None:
+        """Seconds to the time limit, for a run within this one."""
+        return None if math.isinf(self._deadline) else max(self._deadline - time.monotonic(), 0.0)
+
+    def keep(self) -> None:
+        """Save now: before a run within this one, or at the end, for another run that begins with the same work."""
+        if self.folder is not None:
+            self._save()
+
     def remove(self) -> None:
         """Forget the state of a finished run. If others wait for it, they find its end and have nothing to repeat."""
         if self.folder is None:

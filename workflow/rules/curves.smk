@@ -17,7 +17,7 @@ localrules:
 
 
 rule prerun:
-    """Learning schedule, step sizes and metric of {wildcards.curve}"""
+    """Learning schedule, step sizes, metric and, for a gap that is asked for, the size of {wildcards.curve}"""
     input:
         data=dataset_of,
         decoder=model_of,
@@ -34,7 +34,7 @@ rule prerun:
     resources:
         gpu=1,
         mem_mb=4000,
-        runtime=120,
+        runtime=360,
     shell:
         dvc("prerun@{wildcards.curve}")
 

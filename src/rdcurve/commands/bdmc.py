@@ -3,54 +3,69 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from rdcurve.commands.inputs import build, tuned
+from rdcurve.commands.inputs import Problem, build, tuned
 from rdcurve.device import resolve
-from rdcurve.diagnosis import compare
 from rdcurve.files import write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.formal import run_key
 from rdcurve.sampler.prerun import PrerunSettings, tune
 from rdcurve.sampler.schedule import recorded_steps, spread
+from rdcurve.sampler.sizing import compare
 from rdcurve.settings import section
 from rdcurve.state import Checkpoint
 from rdcurve.types import SamplableDistortion
 
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
-    entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
-    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
-    target, kernel, groups, _ = problem
-    settings, prerun = section(params, "bdmc", args.name), section(params, "prerun", args.name)
+    entry = params["curves"][args.name]
+    problem = build(args.decoder, args.data, entry, section(params, "sampler", args.name), resolve(args.device))
     betas = tuned(args.step_sizes, entry, problem).tuning.betas
-    if not isinstance(target.distortion, SamplableDistortion):
+    if not isinstance(problem.target.distortion, SamplableDistortion):
         nothing = torch.empty(0, 1)
         _save(args, BDMCGap(nothing[:, 0], nothing, nothing, nothing[:, 0]), None)
         return
-    steps = spread(recorded_steps(len(betas), entry["n_recorded"]), betas, settings["n_betas"])
+    with bounding(args, params, problem, betas, args.time_limit) as (checkpoint, found):
+        _save(args, found, entry.get("gap"))
+        checkpoint.remove()
+
+
+@contextmanager
+def bounding(
+    args: argparse.Namespace, params: dict[str, Any], problem: Problem, betas: Tensor, time_limit: float | None
+) -> Iterator[tuple[Checkpoint, BDMCGap]]:
+    """The bounds of curve `args.name` on a schedule, and the run that has made them, with its state."""
+    (target, kernel, groups, _), name = problem, args.name
+    settings, prerun = section(params, "bdmc", name), section(params, "prerun", name)
+    n_recorded = params["curves"][name]["n_recorded"]
+    steps = spread(recorded_steps(len(betas), n_recorded), betas, settings["n_betas"])
     simulated = simulate(target, betas, steps, settings["n_images"], settings["seed"])
-    show = Progress(f"bdmc {args.name}")
+    show, sampler = Progress(f"bdmc {name}"), section(params, "sampler", name)
     key = run_key(simulated.target, None, betas=betas, sampler=sampler, prerun=prerun, bdmc=settings, steps=steps)
-    with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
+    with Checkpoint(args.state, key, args.save_every, time_limit) as checkpoint:
         prerun_settings = PrerunSettings(**prerun)
         tuning = tune(simulated.target, betas, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=show)
-        result = bdmc(
-            simulated,
-            tuning,
-            kernel,
-            n_chains=settings["n_chains"],
-            seed=settings["seed"],
-            groups=groups,
-            checkpoint=checkpoint,
-            progress=show,
+        yield (
+            checkpoint,
+            bdmc(
+                simulated,
+                tuning,
+                kernel,
+                n_chains=settings["n_chains"],
+                seed=settings["seed"],
+                groups=groups,
+                checkpoint=checkpoint,
+                progress=show,
+            ),
         )
-        _save(args, result, entry.get("gap"))
-        checkpoint.remove()
 
 
 def _save(args: argparse.Namespace, result: BDMCGap, asked: float | None) -> None:
@@ -76,12 +91,12 @@ def kept(points: pd.DataFrame, asked: float) -> str:
 
     Examples:
         >>> kept(pd.DataFrame({"beta": [1.0, 9.0], "gap": [0.2, 1.6], "gap_se": [0.1, 0.2]}), 1.0)
-        'the gap of 1 nats that was asked for is MISSED: 1.60 ± 0.20 nats at beta = 9; ask for a smaller one'
+        'the gap of 1 nats that was asked for is MISSED: 1.60 ± 0.20 nats at beta = 9; raise prerun.max_temperatures'
     """
     found = compare(points, asked)
     words = {
         True: f"kept at all {len(points)} betas",
-        False: f"MISSED: {found}; ask for a smaller one",
+        False: f"MISSED: {found}; raise prerun.max_temperatures",
         None: f"not contradicted ({found}); more bdmc.n_images would tell",
     }
     return f"the gap of {asked:g} nats that was asked for is {words[found.kept]}"

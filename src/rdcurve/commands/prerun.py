@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import torch
+
+from rdcurve.commands.bdmc import bounding
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
+from rdcurve.sampler.ais import Tuning
+from rdcurve.sampler.bdmc import BDMCGap
 from rdcurve.sampler.descent import has_descent, learn_descent
 from rdcurve.sampler.formal import run_key
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.schedule import sigmoid
-from rdcurve.sampler.sizing import size_for_gap
+from rdcurve.sampler.sizing import certified_size, size_for_gap
 from rdcurve.sampler.tuning_file import save_tuning
 from rdcurve.settings import section
 from rdcurve.state import Checkpoint
@@ -20,11 +25,29 @@ from rdcurve.state import Checkpoint
 
 def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     entry, sampler = params["curves"][args.name], section(params, "sampler", args.name)
-    target, kernel, groups, _ = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
+    target, kernel, groups, _ = problem
     # a gap is asked for as BDMC measures it; a formal run of more chains only has a smaller one
-    values, n_chains = section(params, "prerun", args.name), section(params, "bdmc", args.name)["n_chains"]
+    values, bounds_settings = section(params, "prerun", args.name), section(params, "bdmc", args.name)
     settings, show = PrerunSettings(**values), Progress(f"prerun {args.name}")
-    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values, n_chains=n_chains)
+    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values, bdmc=bounds_settings)
+
+    smaller: list[Checkpoint] = []
+
+    def bounds(tuning: Tuning, attempt: int) -> BDMCGap:
+        phase = f"bounds {attempt}"
+        if checkpoint.holds(phase):
+            return BDMCGap(*checkpoint.resume(phase, (torch.zeros(0),) * 4))
+        checkpoint.keep()  # a run within this one may be stopped
+        for run in smaller:
+            run.remove()
+        with bounding(args, params, problem, tuning.betas, checkpoint.time_left) as (run, found):
+            checkpoint.offer(phase, (found.beta, found.lower, found.upper, found.acceptance))
+            checkpoint.keep()
+            run.keep()  # the step `bdmc` begins with the same work, and finds it done
+        smaller[:] = [run]
+        return found
+
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
         facts: dict[str, Any] = {"curve": args.name}
         descent = None
@@ -44,11 +67,12 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                     settings,
                     groups,
                     gap=entry["gap"],
-                    n_chains=n_chains,
+                    n_chains=bounds_settings["n_chains"],
                     n_recorded=entry["n_recorded"],
                     checkpoint=checkpoint,
                     progress=show,
                 )
+                size, _ = certified_size(size, learned, bounds, entry["gap"], settings.max_temperatures)
                 n = size.n_temperatures
                 facts |= size.facts(entry["gap"])
             tuning = learned.at_length(n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.diagnosis import compare
 from rdcurve.own.validate import as_data, check_sample, check_scale, check_settings
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
@@ -24,10 +22,10 @@ from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run, run_key
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
-from rdcurve.sampler.prerun import Learned, PrerunSettings, learn, tune
+from rdcurve.sampler.prerun import PrerunSettings, learn, tune
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.schedule import check_schedule, recorded_steps, sigmoid, spread
-from rdcurve.sampler.sizing import Size, Trial, size_for_gap
+from rdcurve.sampler.sizing import certified_size, size_for_gap
 from rdcurve.sampler.target import Target
 from rdcurve.state import Checkpoint
 from rdcurve.types import Decoder, Distortion, SamplableDistortion
@@ -159,7 +157,7 @@ def measure(
         logger.warning("%d betas are asked for; a schedule of %d temperatures has %d", n_recorded, length, length // 2)
     if time_limit is not None and (state_folder is None or not time_limit > 0):
         raise ValueError(f"time_limit must be positive and needs a state_folder, not {time_limit}")
-    began, key = time.monotonic(), ""
+    key = ""
     if state_folder is not None:
         size = {"beta_max": beta_max, "gap": gap, "n": n, "betas": None if betas is None else betas.tolist()}
         how = {"kernel": kernel._asdict(), "groups": groups._asdict(), "prerun": asdict(prerun_settings)}
@@ -167,7 +165,7 @@ def measure(
         how["sample"] = None if sample is None else sample.tolist()
         key = run_key(target, None, **size, **how, measure=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
-        descent, facts = None, {}
+        descent, found, facts = None, None, {}
         bounds = partial(
             _bounds, target, kernel, prerun_settings, groups, n_recorded=n_recorded, n_simulated=n_simulated,
             n_chains=n_chains, seed=seed, checkpoint=checkpoint, progress=progress,
@@ -183,7 +181,7 @@ def measure(
                 tuning = learned.at_length(n)
                 found = bounds(tuning)
             else:
-                size_found = size_for_gap(
+                chosen = size_for_gap(
                     target,
                     learned,
                     kernel,
@@ -195,8 +193,9 @@ def measure(
                     checkpoint=checkpoint,
                     progress=progress,
                 )
-                size_found, found = _certified(size_found, learned, bounds, gap, prerun_settings.max_temperatures)
-                tuning, facts["prerun"] = learned.at_length(size_found.n_temperatures), size_found.facts(gap)
+                if n_simulated:
+                    chosen, found = certified_size(chosen, learned, bounds, gap, prerun_settings.max_temperatures)
+                tuning, facts["prerun"] = learned.at_length(chosen.n_temperatures), chosen.facts(gap)
             if both_routes:
                 descent = learn_descent(
                     target, tuning, learned, kernel, prerun_settings, checkpoint=checkpoint, progress=progress
@@ -215,28 +214,13 @@ def measure(
             descent=descent,
             state_folder=state_folder,
             save_every=save_every,
-            time_limit=None if time_limit is None else time_limit - (time.monotonic() - began),
+            time_limit=checkpoint.time_left,
             facts=facts,
             save=save,
             progress=progress,
         )
         checkpoint.remove()
     return curve
-
-
-def _certified(
-    size: Size, learned: Learned, bounds: Callable[..., BDMCGap | None], gap: float, most: int
-) -> tuple[Size, BDMCGap | None]:
-    """A size whose bounds do not show that the gap is missed, or the largest there may be; and these bounds."""
-    n, reached, trials = size.n_temperatures, size.reached, list(size.trials)
-    while (found := bounds(learned.at_length(n), attempt=len(trials))) is not None:
-        kept = compare(found.table(), gap).kept
-        reached = size.reached if kept is None else kept  # what the trials said, where the bounds leave it open
-        trials.append(Trial.of(n, found))
-        if reached or n >= most:
-            break
-        n = trials[-1].larger(gap, most)
-    return Size(n, reached, tuple(trials)), found
 
 
 def _bounds(

@@ -11,6 +11,9 @@ backwards from an exact sample of q_{beta_max} it is minus a stochastic upper bo
 Chains may form groups that resample (sequential Monte Carlo; Del Moral, Doucet, Jasra 2006): where the weights of a
 group have become unequal, its chains copy one another by weight, and each gets the mean weight of the group. The mean
 weight stays unbiased, at every beta. Groups never mix, so they are independent and give the error bars.
+
+Chains may be annealed under another prior than that of the model (`Target.annealed`). Where they are looked at, their
+weights are those of the model's (`under_prior`); all else here knows the other alone.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from rdcurve.sampler.hmc import Kernel, State, Transition, move
 from rdcurve.sampler.lanes import full
 from rdcurve.sampler.metric import Metric
 from rdcurve.sampler.noise import step_noise
-from rdcurve.sampler.prior import sample_prior
+from rdcurve.sampler.prior import sample_prior, slope
 from rdcurve.sampler.step_size import Frozen, StepSizes
 from rdcurve.sampler.target import Point, Target, exact_products, one_thread_per_tile
 
@@ -44,6 +47,7 @@ __all__ = [
     "resample",
     "start_at",
     "start_from_prior",
+    "under_prior",
 ]
 
 
@@ -95,8 +99,17 @@ class Chains(NamedTuple):
 
 
 def start_from_prior(target: Target, seed: int, images: Tensor, n_chains: int) -> Chains:
-    """Chains at step 0, drawn from the prior: exact samples of q_0. `images` [N] int64 keys the noise."""
-    return start_at(target, sample_prior(target.prior, seed, images, n_chains), seed, images)
+    """Chains at step 0, drawn from the prior that they are annealed under. `images` [N] int64 keys the noise."""
+    return start_at(target, sample_prior(target.annealed, seed, images, n_chains), seed, images)
+
+
+def under_prior(target: Target, chains: Chains) -> Chains:
+    """The same chains as weighted samples of p(z) exp(-beta d), with the gradient of log p: to look at, not to move."""
+    if target.annealed is target.prior:
+        return chains
+    point, ratio = chains.state.point, target.log_ratio(chains.state.point.z)
+    point = point._replace(log_prior=point.log_prior + ratio, grad_log_prior=slope(target.prior, point.z))
+    return chains._replace(state=chains.state._replace(point=point), log_weight=chains.log_weight + ratio)
 
 
 def start_at(target: Target, z: Tensor, seed: int, images: Tensor, step: int = 0) -> Chains:

@@ -36,6 +36,7 @@ from rdcurve.sampler.ais import (
     pin,
     start_at,
     start_from_prior,
+    under_prior,
 )
 from rdcurve.sampler.hmc import Kernel, State, refresh, trajectory
 from rdcurve.sampler.noise import seed_of, step_noise
@@ -193,7 +194,7 @@ class _Path(NamedTuple):
 
     done: int  # steps
     state: State  # [G, K n], moved back as far as the sweep has come
-    work: Tensor  # [G, K n] sum of (b_j - b_{j-1}) d(z_{j-1}): minus the log weight of the path
+    work: Tensor  # [G, K n] sum of (b_j - b_{j-1}) d(z_{j-1}) - log p/q (z_k): minus the log weight of the path
     z: Tensor  # [S + 1, G, K n, latent]; empty for groups of one, whose path is not walked again
     momentum: Tensor
 
@@ -245,7 +246,7 @@ def _forward(
             until=step,
             after_step=after_step,
         )
-        log_weight[:, n_left : n_left + n] = chains.log_weight[:, n_left:]
+        log_weight[:, n_left : n_left + n] = under_prior(target, chains).log_weight[:, n_left:]
         acceptance[n_left : n_left + n] = chains.acceptance[n_left:] / chains.n_moves
         chains = chains.select(slice(0, n_left))
         checkpoint.offer(phase, _Forward(chains, log_weight, acceptance))
@@ -274,7 +275,7 @@ def _reverse(
     chains = start_at(target, simulated.z.expand(n_groups, -1, -1).contiguous(), seed, images)
     length = last + 1 if groups.size > 1 else 0
     z = torch.zeros(length, n_groups, n_images, latent_dim, dtype=simulated.z.dtype, device=simulated.z.device)
-    start = _Path(0, chains.state, torch.zeros_like(chains.log_weight), z, torch.zeros_like(z))
+    start = _Path(0, chains.state, -target.log_ratio(chains.state.point.z), z, torch.zeros_like(z))
     done, state, work, z, momentum = checkpoint.resume(phase, start)
     ladder, metric = tuning.betas.tolist(), tuning.metric
 

@@ -24,6 +24,7 @@ from rdcurve.sampler.ais import (
     group_log_mean_exp,
     log_mean_exp,
     start_from_prior,
+    under_prior,
 )
 from rdcurve.sampler.certify import TOLERANCE, doubt, lineages
 from rdcurve.sampler.descent import Descent, descend
@@ -88,6 +89,7 @@ def run_key(target: Target, tuning: Tuning | None, **parts: Any) -> str:
         device=target.x.device.type,
         x=target.x,
         tf32_gradients=target.tf32_gradients,
+        prior=target.log_ratio(probe.z),  # of two that are annealed under one
         **parts,
         **{f"probe_{name}": value for name, value in probe._asdict().items()},
     )
@@ -188,12 +190,13 @@ def formal_run(
             chains = advance(
                 annealing, betas, chains, frozen, tuning.metric, until=until, after_step=after_step, at_once=AT_ONCE
             )
-            record.log_weight[k, :n_chains] = chains.log_weight
-            record.distortion[k, :n_chains] = chains.state.point.distortion
-            record.virial[k, :n_chains] = _virial(target, chains, float(betas[until]), groups)
-            record.lineages[k] = lineages(chains.log_weight, chains.lineage)
+            found = under_prior(target, chains)
+            record.log_weight[k, :n_chains] = found.log_weight
+            record.distortion[k, :n_chains] = found.state.point.distortion
+            record.virial[k, :n_chains] = _virial(target, found, float(betas[until]), groups)
+            record.lineages[k] = lineages(found.log_weight, found.lineage)
             record.acceptance[k, 0] = chains.acceptance / chains.n_moves
-            record.code[k, 0] = _draw(chains, seed, images)
+            record.code[k, 0] = _draw(found, seed, images)
             chains = chains.recount()
             checkpoint.offer("up", _Run(chains, record))
         if descent is not None:
@@ -233,13 +236,13 @@ def _descend(
         return chains
 
     def note(k: int, chains: Chains) -> None:
-        beta = float(descent.tuning.betas[recorded[k]])
-        record.log_weight[k, here] = chains.log_weight
-        record.distortion[k, here] = chains.state.point.distortion
-        record.virial[k, here] = _virial(target, chains, beta, groups)
+        beta, found = float(descent.tuning.betas[recorded[k]]), under_prior(target, chains)
+        record.log_weight[k, here] = found.log_weight
+        record.distortion[k, here] = found.state.point.distortion
+        record.virial[k, here] = _virial(target, found, beta, groups)
         if chains.n_moves:  # none where a run goes on right after a note: then the rate is noted already
             record.acceptance[k, 1] = chains.acceptance / chains.n_moves
-        record.code[k, 1] = _draw(chains, seed_of(seed, "down"), images)
+        record.code[k, 1] = _draw(found, seed_of(seed, "down"), images)
         checkpoint.offer("down", _Run(chains.recount(), record))
 
     def after_step(now: Chains, noted: bool) -> None:

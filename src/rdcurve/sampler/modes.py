@@ -279,7 +279,7 @@ def _absolute(matrix: Tensor) -> Tensor:
 
 def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     """[S, N, latent]: half are the best of 32 times as many draws from the prior, half are the first of them."""
-    draws = sample_prior(target.prior, seed, images, 32 * n_starts)
+    draws = sample_prior(target.annealed, seed, images, 32 * n_starts)
     order = target.distortions(draws).argsort(0)  # [32 S, N]
     best = order[: n_starts // 2]
     first = torch.arange(n_starts - len(best), device=order.device)[:, None].expand(-1, order.shape[1])
@@ -338,9 +338,11 @@ def hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None] = l
 
 
 def _hessian(target: Target, z: Tensor, beta: float, heed: Callable[[], None], at_once: int) -> Tensor:
+    prior = target.annealed  # not first made in there, or it would hold tensors of the transform
+
     def potential(z: Tensor) -> Tensor:
         distortion = target.distortion(target.x, target.decoder(z)).double()
-        return (beta * distortion - target.prior.log_prob(z).double()).sum()
+        return (beta * distortion - prior.log_prob(z).double()).sum()
 
     columns: list[Tensor] = []
     for directions in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).split(at_once):

@@ -13,6 +13,7 @@ from rdcurve.sampler.noise import seed_of
 
 __all__ = [
     "PRIORS",
+    "balanced",
     "covers_everything",
     "log_density",
     "sample_prior",
@@ -76,6 +77,29 @@ def uniform(
 
 
 PRIORS = {"standard_normal": standard_normal, "scale_mixture": scale_mixture, "uniform": uniform}
+
+
+def balanced(prior: Distribution) -> Distribution:
+    """q(z) that chains are annealed under instead of p(z): p itself, but for mixtures.
+
+    Of the draws from a mixture of K components with shares s_k, few begin in a component with a small share, though
+    all that the data ask for may lie there. In q it has the share s_k / 2 + (1 - s_k) / (2 (K - 1)): half for each of
+    two components. Nowhere is p more than twice q, so that at least half of the weighted chains count.
+
+    Examples:
+        >>> balanced(scale_mixture(2, weight=0.99, scale=10)).mixture_distribution.probs
+        tensor([0.5000, 0.5000])
+    """
+    if not isinstance(prior, MixtureSameFamily):
+        return prior
+    share = prior.mixture_distribution.probs.detach()
+    if share.ndim != 1 or len(share) == 1:  # of each number of a code by itself
+        return prior
+    even = share / 2 + (1 - share) / (2 * (len(share) - 1))
+    if torch.allclose(even, share):
+        return prior
+    shares = Categorical(logits=even.log(), validate_args=False)
+    return MixtureSameFamily(shares, prior.component_distribution, validate_args=False)
 
 
 def covers_everything(prior: Distribution) -> bool:

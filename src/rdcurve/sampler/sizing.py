@@ -1,13 +1,20 @@
-"""How many temperatures for a gap in nats: predicted from what the prerun measured, tried by BDMC, enlarged."""
+"""How many temperatures for a gap in nats: predicted from what the prerun measured, tried by BDMC, enlarged.
+
+It is tried twice: in short trials at three places of the schedule, which find a size, and by the bounds that come with
+the curve, at ten betas, which may refuse it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rdcurve.sampler.ais import Groups
+import numpy as np
+
+from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
@@ -15,12 +22,46 @@ from rdcurve.sampler.prerun import Learned, PrerunSettings, tune
 from rdcurve.sampler.target import Target
 from rdcurve.state import Checkpoint
 
-__all__ = ["Size", "Trial", "size_for_gap"]
+__all__ = ["GapFound", "Size", "Trial", "certified_size", "compare", "size_for_gap"]
 
 logger = logging.getLogger(__name__)
 _PLACES = (1.0, 0.6, 0.3)  # of the schedule, where the gap is tried
 _IMAGES = 8  # simulated at each
 _MARGIN = 0.9  # what a new size aims at, as a share of what is asked for
+_SURE = 2.0  # standard errors
+
+
+class GapFound(NamedTuple):
+    """How the BDMC gaps of a curve compare with the gap asked for, and where that is seen."""
+
+    kept: bool | None  # None: within the errors it may be so or not
+    beta: float
+    gap: float  # nats
+    gap_se: float
+
+    def __str__(self) -> str:
+        return f"{self.gap:.2f} ± {self.gap_se:.2f} nats at beta = {self.beta:.3g}"
+
+
+def compare(points: Mapping[str, Sequence[float]], gap: float) -> GapFound:
+    """Whether BDMC gaps keep below `gap` nats: at every beta by two standard errors, or at none above it by two.
+
+    Args:
+        points: columns beta, gap and gap_se, nats.
+        gap: asked for.
+
+    Examples:
+        >>> str(compare({"beta": [1.0, 9.0], "gap": [0.2, 1.6], "gap_se": [0.1, 0.2]}, 1.0))
+        '1.60 ± 0.20 nats at beta = 9'
+    """
+    beta, gaps, errors = (np.asarray(points[name], dtype=float) for name in ("beta", "gap", "gap_se"))
+    known = np.isfinite(gaps) & np.isfinite(errors)  # what is not known may be anything
+    sure = np.where(known, gaps - _SURE * errors, np.where(np.isposinf(gaps), np.inf, -np.inf))
+    possible = np.where(known, gaps + _SURE * errors, np.inf)
+    missed = sure.max() > gap
+    worst = int(np.argmax(sure if missed else possible))  # the largest gap may be the one that is known worst
+    kept = None if possible.max() > gap else True
+    return GapFound(False if missed else kept, float(beta[worst]), float(gaps[worst]), float(errors[worst]))
 
 
 class Trial(NamedTuple):
@@ -56,8 +97,8 @@ class Size(NamedTuple):
     """The size chosen, and why."""
 
     n_temperatures: int
-    reached: bool  # whether the last trial kept the gap
-    trials: tuple[Trial, ...]
+    reached: bool  # whether the last trial kept the gap, or the bounds after it
+    trials: tuple[Trial, ...]  # and the bounds that missed it
 
     def facts(self, gap: float) -> dict[str, Any]:
         """What a curve remembers of it: gap asked for, nats, reached, trials."""
@@ -128,3 +169,30 @@ def size_for_gap(
         if reached or n >= most:
             return Size(n, reached, tuple(trials))
         n = trial.larger(gap, most)
+
+
+def certified_size(
+    size: Size, learned: Learned, bounds: Callable[[Tuning, int], BDMCGap], gap: float, most: int
+) -> tuple[Size, BDMCGap]:
+    """A size whose bounds do not show that the gap is missed, or the largest there may be; and these bounds.
+
+    Args:
+        size: that of the trials.
+        learned: schedule for any length.
+        bounds: those that come with a curve, given its tuning and the number of the attempt, from 0.
+        gap: nats, asked for.
+        most: temperatures there may be.
+    """
+    n, trials = size.n_temperatures, list(size.trials)
+    for attempt in itertools.count():
+        found = bounds(learned.at_length(n), attempt)
+        trial, reached = Trial.of(n, found), compare(found.table(), gap).kept
+        logger.info("%d temperatures: BDMC gap at most %.2f +- %.2f nats, mean %.2f +- %.2f", *trial)
+        if reached is None:  # the bounds leave it open: as trials of this size have said, or at a larger one would say
+            reached = trial.most <= gap if attempt else size.reached
+        if not reached:
+            trials.append(trial)
+        if reached or n >= most:
+            break
+        n = trial.larger(gap, most)
+    return Size(n, reached, tuple(trials)), found

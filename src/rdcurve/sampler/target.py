@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rdcurve.sampler.prior import log_density, slope
+from rdcurve.sampler.prior import balanced, log_density, slope
 from rdcurve.types import Decoder, Distortion
 
 __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     """z with all that the target says about it. Beta is kept apart, so that a new beta costs no decoder call."""
 
     z: Tensor  # [C, N, latent]
-    log_prior: Tensor  # [C, N] float64
+    log_prior: Tensor  # [C, N] float64, of the prior that chains are annealed under
     distortion: Tensor  # [C, N] float64
     grad_log_prior: Tensor  # [C, N, latent]
     grad_distortion: Tensor  # [C, N, latent]
@@ -57,10 +57,27 @@ class Target:
     x: Tensor  # [N, *data]
     tf32_gradients: bool = False  # on a GPU, `gradients` and the backward pass of `at` multiply in TF32; energies never
 
+    @cached_property
+    def annealed(self) -> Distribution:
+        """q(z), under which chains begin and move: the prior p(z) itself, but for mixtures (`balanced`).
+
+        Their weights are those of q(z) exp(-beta d). Times p(z) / q(z), they are those of p(z) exp(-beta d).
+        """
+        return balanced(self.prior)
+
+    def log_ratio(self, z: Tensor) -> Tensor:
+        """log p(z) - log q(z), what a chain at z [C, N, latent] adds to its log weight to count for the prior, [C, N].
+
+        Zeros where chains are annealed under the prior itself.
+        """
+        if self.annealed is self.prior:
+            return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+        return self.prior.log_prob(z).double() - self.annealed.log_prob(z).double()
+
     def at(self, z: Tensor) -> Point:
         """Log prior, distortion and their gradients at z [C, N, latent]."""
         distortion, grad_distortion = self._distortion(z)
-        log_prior, grad_log_prior = log_density(self.prior, z)
+        log_prior, grad_log_prior = log_density(self.annealed, z)
         return Point(z.detach(), log_prior.double(), distortion, grad_log_prior, grad_distortion)
 
     def gradients(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +86,7 @@ class Target:
         For the points between the ends of a trajectory, whose energies nobody asks for. So with `tf32_gradients` the
         forward pass may multiply in TF32, too.
         """
-        return slope(self.prior, z), self._distortion(z, energy=False)[1]
+        return slope(self.annealed, z), self._distortion(z, energy=False)[1]
 
     def distortions(self, z: Tensor) -> Tensor:
         """d alone, [C, N, latent] -> [C, N] float64, without the gradient."""
