@@ -317,7 +317,7 @@ def test_bounds_that_miss_the_gap_make_the_run_larger(bench, monkeypatch):
     tried = Size(10, True, (Trial(10, 0.1, 0.0, 0.1, 0.0),))
     monkeypatch.setattr(prerun, "size_for_gap", lambda *args, **kwargs: tried)
     monkeypatch.chdir(bench.folder)
-    bench.entry.update(gap=0.3, beta_max=500.0)
+    bench.entry.update(gap=1.5, beta_max=100.0)
     bench.params["prerun"].update(max_temperatures=1000)
     bench.save()
     main(command(bench, "prerun"))
@@ -331,15 +331,15 @@ def test_bounds_that_miss_the_gap_make_the_run_larger(bench, monkeypatch):
     Path("tuning").unlink()
     for n_stopped in range(100):
         try:
-            main(command(bench, "prerun", "--state", "state", "--time-limit", str(0.02 * 1.4**n_stopped)))
+            main(command(bench, "prerun", "--state", "state", "--time-limit", str(0.05 * 1.7**n_stopped)))
             break
         except SystemExit as stop:
             assert stop.code == 75
-    assert n_stopped > 5
+    assert n_stopped > 3
     assert results(bench, "prerun") == expected
     assert_nothing_left(bench, "prerun")  # nor of the bounds that were missed
     main(command(bench, "bdmc", "--state", "state"))
-    assert compare(pd.read_csv("gap.csv"), 0.3).kept is not False
+    assert compare(pd.read_csv("gap.csv"), 1.5).kept is not False
 
 
 def refusal(capsys, *arguments):

@@ -82,20 +82,22 @@ PRIORS = {"standard_normal": standard_normal, "scale_mixture": scale_mixture, "u
 def balanced(prior: Distribution) -> Distribution:
     """q(z) that chains are annealed under instead of p(z): p itself, but for mixtures.
 
-    Of the draws from a mixture of K components with shares s_k, few begin in a component with a small share, though
-    all that the data ask for may lie there. In q it has the share s_k / 2 + (1 - s_k) / (2 (K - 1)): half for each of
-    two components. Nowhere is p more than twice q, so that at least half of the weighted chains count.
+    Of the draws from a mixture with shares s_k few begin in a component with a small share, though all that the data
+    ask for may lie there. In q the shares are in proportion to sqrt(s_k). Of two components the smaller one then has
+    as many chains at the start as the larger one has where the former, as beta grows, comes to weigh as much: with
+    shares more even the larger one would be lost before, with shares less even the smaller. p is at most
+    (1 + sqrt(K)) / 2 times q, for K components.
 
     Examples:
-        >>> balanced(scale_mixture(2, weight=0.99, scale=10)).mixture_distribution.probs
-        tensor([0.5000, 0.5000])
+        >>> balanced(scale_mixture(2, weight=0.9, scale=10)).mixture_distribution.probs
+        tensor([0.2500, 0.7500])
     """
     if not isinstance(prior, MixtureSameFamily):
         return prior
     share = prior.mixture_distribution.probs.detach()
     if share.ndim != 1 or len(share) == 1:  # of each number of a code by itself
         return prior
-    even = share / 2 + (1 - share) / (2 * (len(share) - 1))
+    even = share.sqrt() / share.sqrt().sum()
     if torch.allclose(even, share):
         return prior
     shares = Categorical(logits=even.log(), validate_args=False)
