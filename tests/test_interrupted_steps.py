@@ -486,6 +486,7 @@ PRERUN = {
         "n_chains": 8, "seed": 26, "n_rounds": 1, "round_temperatures": 31, "max_temperatures": 101, "gain": 0.2,
         "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "most_starts": 3,
         "n_modes": 3,
+        "keep": "envelope",
     }.items()
 }  # fmt: skip
 CHANGES = {

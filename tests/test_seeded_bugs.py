@@ -94,6 +94,7 @@ BUGS = {
     "a way down that weighs as it is annealed": ("formal", "recorded[k]]), under_prior(target, chains)", "recorded[k]]), chains", f"{BALANCED}::test_curve_under_a_prior_that_is_mostly_bad"),
     "bounds that weigh as they are annealed": ("bdmc", "under_prior(target, chains).log_weight[:, n_left:]", "chains.log_weight[:, n_left:]", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
     "a reversed path that begins under another prior": ("bdmc", "-target.log_ratio(chains.state.point.z), z,", "torch.zeros_like(chains.log_weight), z,", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
+    "modes kept without regard to the way there": ("modes", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed), rank))", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))", f"{DESCENT}::test_the_modes_that_are_kept"),
     "bounds computed twice": ("../commands/prerun", "            run.keep()  #", "            run.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
 }  # fmt: skip
 

@@ -66,6 +66,35 @@ def test_search_finds_the_narrow_mode_and_says_how_often():
     assert torch.equal(few.z[0], modes.z[0])
 
 
+def three_wells(z):
+    """Of x = 0: a perfect fit at the code 5, a good one at -5, and a fair one at 0, in one dimension."""
+    wells = ((5.0, 1.0), (-5.0, 0.97), (0.0, 0.8))
+    return 1 - sum(depth * torch.exp(-2 * (z - centre) ** 2) for centre, depth in wells)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("lowest", [5, -5]), ("envelope", [5, 0])])
+def test_the_modes_that_are_kept(keep, kept):
+    """Below beta = 35 the fit at 0 is the most likely, which the lowest two at beta = 2000 leave out."""
+    prior = Independent(Normal(torch.zeros(1, dtype=DTYPE), 3 * torch.ones(1, dtype=DTYPE)), 1)
+    target = Target(prior, three_wells, SquaredError(), torch.zeros(2, 1, dtype=DTYPE))
+    options = {"seeds": [1, 2], "n_starts": 16, "most_starts": 64, "keep": keep}
+    for modes in find_modes(target, 2000.0, torch.arange(2), n_modes=2, **options):
+        expected = torch.tensor(kept, dtype=DTYPE)[:, None, None].expand(2, 2, 1)
+        assert torch.allclose(modes.z, expected, atol=0.1)
+        assert modes.found.all()
+    for modes in find_modes(target, 2000.0, torch.arange(2), n_modes=3, **options):  # room for all: the lowest first
+        assert torch.allclose(modes.z[:, 0, 0], torch.tensor([5.0, -5.0, 0.0], dtype=DTYPE), atol=0.1)
+    settings = replace(QUICK, n_modes=2, keep=keep, most_starts=64)
+    learned = learn(target, 2000.0, KERNEL, settings, Groups(4))
+    descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
+    assert torch.allclose(descent.searches[0].z[1, 0, 0], torch.tensor(float(kept[1]), dtype=DTYPE), atol=0.1)
+
+
+def test_modes_are_kept_in_one_of_two_ways():
+    with pytest.raises(ValueError, match="keep must be one of lowest, envelope, not 'best'"):
+        find_modes(holes_target(), 1.0, torch.arange(3), seeds=[1], n_starts=2, n_modes=1, keep="best")
+
+
 def searched(monkeypatch, ends, n_starts, most_starts, **options):
     """`find_modes` whose starts for image i in search s end at potentials ends[i][s], in the order of the starts.
 

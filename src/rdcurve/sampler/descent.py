@@ -133,7 +133,7 @@ def learn_descent(
         tuning: of the route up; lends the schedule.
         learned: what the route up has learned, among it its log Z.
         kernel: the moves of the formal run.
-        settings: how to learn, among it `n_starts`, `most_starts` and `n_modes` of each search.
+        settings: how to learn, among it `n_starts`, `most_starts`, `n_modes` and `keep` of each search.
         n_searches: independent of each other.
         checkpoint: keeps the state.
         progress: called with (steps done, steps in all).
@@ -149,6 +149,7 @@ def learn_descent(
         n_starts=settings.n_starts,
         most_starts=settings.most_starts,
         n_modes=settings.n_modes,
+        keep=settings.keep,
         resume=lambda start: checkpoint.resume("searches", start),
         after_round=lambda searches: checkpoint.offer("searches", searches),
         after_step=checkpoint.heed,

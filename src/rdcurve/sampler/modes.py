@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,10 @@ from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prior import sample_prior
 from rdcurve.sampler.target import Point, Target, one_thread_per_tile
 
-__all__ = ["Minima", "Mixture", "Modes", "Searches", "find_modes", "hessian", "mixture_at"]
+__all__ = ["KEEP", "Minima", "Mixture", "Modes", "Searches", "find_modes", "hessian", "mixture_at"]
 
 logger = logging.getLogger(__name__)
+KEEP = ("lowest", "envelope")  # of the modes found
 _ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the search to be over
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
@@ -62,6 +64,7 @@ def find_modes(
     seeds: Sequence[int],
     n_starts: int,
     n_modes: int,
+    keep: str = "lowest",
     most_starts: int = 0,
     n_iterations: int = 60,
     resume: Callable[[Searches], Searches] = lambda start: start,
@@ -82,7 +85,10 @@ def find_modes(
         images: [N] int64, keys the noise.
         seeds: one per search.
         n_starts: of each search, per image and round.
-        n_modes: M, kept per image.
+        n_modes: M, kept per image, the lowest one among them.
+        keep: which: the `lowest` at beta, or the `envelope`: those that come nearest to the most likely one at some
+            beta on the way there, by Laplace's approximation. A mode far from the prior may be the lowest at beta by
+            ten thousand nats, and nothing to begin from lower down.
         most_starts: of each search, per image, at most, if that is more than `n_starts`; else there is one round.
         n_iterations: steps of each start.
         resume: given the beginning, says where the searches stood when they were interrupted.
@@ -101,6 +107,9 @@ def find_modes(
         torch.zeros(*shape, latent_dim, latent_dim, dtype=torch.float64, device=device),
         torch.zeros(shape, dtype=torch.int64, device=device),
     )
+    if keep not in KEEP:
+        raise ValueError(f"keep must be one of {', '.join(KEEP)}, not {keep!r}")
+    rank = partial(_shortfall, target, beta) if keep == "envelope" else None
     searches = resume(Searches(0, (nothing,) * len(seeds)))
     most = max(n_starts, most_starts)
     while searches.n_starts < most and not (sure := _confirmed(_hits(searches.minima))).all():
@@ -112,7 +121,7 @@ def find_modes(
         for seed, before in zip(seeds, searches.minima, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
             z = _starts(target, images, key, min(n_starts, most - done))
-            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))
+            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed), rank))
         searches = Searches(done + len(z), tuple(minima))
         after_round(searches)
     every = zip(searches.minima, _hits(searches.minima), strict=True)
@@ -287,26 +296,49 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
 
 
-def _with(before: Minima, ends: Minima) -> Minima:
-    """The lowest of what was found before and of the ends [S, N] of more starts, no place twice."""
+def _shortfall(target: Target, beta: float, minima: Minima, image: int) -> Tensor:
+    """How far modes of an image stay behind the most likely of them where they come nearest to it, [M] nats.
+
+    At beta' below beta, by Laplace's approximation: log Z = -beta' d + log p - 1/2 log det(1 + beta' / beta H), with d,
+    p and H of the minimum at beta.
+    """
+    log_prior = target.annealed.log_prob(minima.z[:, image]).double()
+    distortion = (minima.potential[:, image] + log_prior) / beta
+    eigenvalues = torch.linalg.eigvalsh(minima.hessian[:, image].cpu()).to(distortion.device)
+    share = torch.logspace(-5, 0, 21, dtype=torch.float64, device=distortion.device)[:, None]  # beta' / beta
+    log_z = log_prior - share * beta * distortion - 0.5 * torch.log1p(share[..., None] * eigenvalues).sum(-1)
+    return (log_z.max(1, keepdim=True).values - log_z).min(0).values
+
+
+def _with(before: Minima, ends: Minima, rank: Callable[[Minima, int], Tensor] | None = None) -> Minima:
+    """The best of what was found before and of the ends [S, N] of more starts, no place twice, the lowest first.
+
+    The best are the lowest; where `rank` is given, the lowest one and those that it gives the least numbers [M].
+    """
     after = Minima(
         before.z.clone(), torch.full_like(before.potential, torch.inf), before.hessian.clone(), before.hits * 0
     )
     n_modes, n_images = before.hits.shape
+    both = Minima(*(torch.cat(pair) for pair in zip(before, ends, strict=True)))
     for i in range(n_images):
-        z, potential, curvature, hits = (
-            torch.cat([old[:, i], new[:, i]]) for old, new in zip(before, ends, strict=True)
-        )
+        z, potential, curvature, hits = (value[:, i] for value in both)
         left = potential.argsort()
         left = left[potential[left].isfinite()]
-        for m in range(n_modes):
-            if not len(left):
-                break
+        places, found = [], []
+        while len(left) and (rank is not None or len(places) < n_modes):
             best = left[0]
             same = _same(z[left, None], z[best, None], curvature[best, None])[:, 0]
-            after.z[m, i], after.potential[m, i], after.hessian[m, i] = z[best], potential[best], curvature[best]
-            after.hits[m, i] = hits[left[same]].sum()
+            places.append(best)
+            found.append(hits[left[same]].sum())
             left = left[~same]
+        chosen = list(range(len(places)))
+        if rank is not None and len(places) > n_modes:
+            behind = rank(Minima(*(value[torch.stack(places)] for value in both)), i)
+            chosen = sorted([0, *(behind[1:].argsort(stable=True)[: n_modes - 1] + 1).tolist()])
+        for m, place in enumerate(chosen):
+            best = places[place]
+            after.z[m, i], after.potential[m, i], after.hessian[m, i] = z[best], potential[best], curvature[best]
+            after.hits[m, i] = found[place]
         unused = after.hits[:, i] == 0
         after.z[unused, i] = after.z[0, i].clone()
     return after

@@ -25,6 +25,7 @@ from rdcurve.sampler.ais import Annealing, Chains, Groups, Tuning, advance, log_
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.metric import Metric, decompose, gauss_newton, identity
+from rdcurve.sampler.modes import KEEP
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.schedule import geometric, respaced, retimed
 from rdcurve.sampler.step_size import Adaptive, RunningMean, smooth
@@ -37,6 +38,7 @@ _CHOICES = {
     "schedule": ("learned", "sigmoid"),
     "metric": ("identity", "pooled", "image"),
     "step_size_rule": ("robbins_monro", "running_mean"),
+    "keep": KEEP,
 }
 
 _LEAST = {
@@ -74,6 +76,7 @@ class PrerunSettings:
     n_starts: int = 12  # of each search for modes, where the second route starts; 0: no second route
     most_starts: int = 96  # where the best mode of some image is found seldom
     n_modes: int = 8  # that a search keeps, per image
+    keep: str = "envelope"  # of the modes found: those that come near the most likely one at some beta, or the lowest
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
