@@ -95,7 +95,7 @@ BUGS = {
     "bounds that weigh as they are annealed": ("bdmc", "under_prior(target, chains).log_weight[:, n_left:]", "chains.log_weight[:, n_left:]", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
     "a reversed path that begins under another prior": ("bdmc", "-target.log_ratio(chains.state.point.z), z,", "torch.zeros_like(chains.log_weight), z,", f"{BALANCED}::test_weights_are_unbiased_in_both_directions"),
     "modes kept without regard to the way there": ("modes", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed), rank))", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))", f"{DESCENT}::test_the_modes_that_are_kept"),
-    "bounds computed twice": ("../commands/prerun", "            run.keep()  #", "            run.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
+    "bounds computed twice": ("../commands/prerun", "            state.keep()  #", "            state.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
 }  # fmt: skip
 
 

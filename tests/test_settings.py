@@ -262,8 +262,21 @@ def test_the_published_recipe_is_the_published_one(params, name):
         assert {key: found[key] for key in settings_of_step} == settings_of_step
 
 
-@pytest.mark.parametrize("text", ["a:\n  b: 1\n  c: 2\n  b: 1\n", "-\n  b: 1\n  c: 2\n  b: 3\n"])
-def test_a_key_that_stands_twice_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a:\n  b: 1\n  c: 2\n  b: 1\n", "2 and 4"),
+        ("-\n  - b: 1\n    b: 3\n", "2 and 3"),
+        ("a: {b: 1, b: 1}", "1 and 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, lines):
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(SettingsError, match="the key 'b' stands twice in a mapping, in lines 2 and 4"):
+    with pytest.raises(SettingsError, match=f"the key 'b' stands twice in a mapping, in lines {lines}"):
+        settings.read(tmp_path / "params.yaml")
+
+
+def test_what_comes_from_an_anchor_may_be_written_anew(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: &a {b: 1}\nc: &c {d: 1}\ne:\n  <<: *a\n  <<: *c\n  b: 2\n")
+    with pytest.raises(SettingsError, match="top level: unknown key 'a', 'c', 'e'"):
         settings.read(tmp_path / "params.yaml")

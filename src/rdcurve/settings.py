@@ -28,13 +28,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         SettingsError: not readable, or not what the schema and the cross-references ask for.
     """
     try:
-        _check_keys(yaml.compose(text := Path(path).read_text(), Loader=_LOADER))
-        params = yaml.load(text, Loader=_LOADER)
+        text = Path(path).read_text()
+        tree, params = yaml.compose(text, Loader=_LOADER), yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
     try:
+        _check_keys(tree)
         check(params)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
@@ -56,12 +57,13 @@ def _check_keys(node: yaml.Node | None) -> None:
         for child in node.value:
             key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
             waiting.append(value)
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 line = key.start_mark.line + 1
-                if (first := lines.setdefault(key.value, line)) != line:
-                    raise yaml.YAMLError(
-                        f"the key {key.value!r} stands twice in a mapping, in lines {first} and {line}"
+                if key.value in lines:
+                    raise SettingsError(
+                        f"the key {key.value!r} stands twice in a mapping, in lines {lines[key.value]} and {line}"
                     )
+                lines[key.value] = line
 
 
 def check(params: Any) -> None:

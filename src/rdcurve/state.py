@@ -143,6 +143,9 @@ class Checkpoint:
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Checkpoint) and self._stop is not None:  # came to this run too late for its loops
+                outer._stop = self._stop
 
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop = number

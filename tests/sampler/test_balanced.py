@@ -13,11 +13,11 @@ import rdcurve
 from rdcurve.sampler.ais import Groups, Tuning, start_from_prior, under_prior
 from rdcurve.sampler.bdmc import bdmc, simulate
 from rdcurve.sampler.distortion import SquaredError
-from rdcurve.sampler.formal import formal_run, run_key
+from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.metric import identity
 from rdcurve.sampler.prerun import PrerunSettings, tune
-from rdcurve.sampler.prior import balanced, scale_mixture, slope, standard_normal, uniform
+from rdcurve.sampler.prior import balanced, scale_mixture, standard_normal, uniform
 from rdcurve.sampler.schedule import sigmoid
 from rdcurve.sampler.target import Target
 
@@ -81,12 +81,14 @@ def test_other_priors_are_what_chains_are_annealed_under(prior):
     assert under_prior(target, chains) is chains
 
 
-def test_chains_are_looked_at_under_the_prior():
-    chains = start_from_prior(TARGET, 1, torch.arange(3), 6)
-    seen, z = under_prior(TARGET, chains), chains.state.point.z
-    assert torch.allclose(seen.state.point.log_prior, BAD.log_prob(z))
-    assert torch.equal(seen.state.point.grad_log_prior, slope(BAD, z))
-    assert torch.allclose(seen.log_weight, BAD.log_prob(z) - balanced(BAD).log_prob(z))
+def test_a_learned_mixture_may_carry_gradients():
+    logits = torch.nn.Parameter(torch.tensor([3.0, 0.0], dtype=DTYPE))
+    scales = torch.nn.Parameter(torch.tensor([[1.0, 1.0], [4.0, 4.0]], dtype=DTYPE))
+    prior = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(torch.zeros(2, 2).double(), scales), 1))
+    options = {"latent_dim": 2, "beta_max": 2.0, "prior": prior, "n_temperatures": 20, "n_chains": 16}
+    settings = PrerunSettings(n_rounds=1, round_temperatures=20, n_starts=9, most_starts=0, n_modes=1, keep="envelope")
+    curve = rdcurve.measure(curved_decoder, X, prerun_settings=settings, **options)
+    assert np.isfinite(curve.log_z).all()
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -124,7 +126,7 @@ def test_curve_under_a_prior_that_is_mostly_bad():
     settings = PrerunSettings(n_rounds=2, round_temperatures=100, n_starts=6, most_starts=0)
     images = torch.cat([X, X.flip(1)])
     curve = rdcurve.measure(curved_decoder, images, prerun_settings=settings, **options)
-    rate, distortion, log_z = by_quadrature(BAD, curved_decoder, images, curve.beta, -40, 40, 2000)
+    rate, distortion, log_z = by_quadrature(BAD, curved_decoder, images, curve.beta, -40, 40, 1000)
     for quantity, truth in (("log_z", log_z), ("distortion", distortion), ("rate_cv", rate)):
         error = np.abs(curve.mean(quantity) - truth.mean(1)) / curve.standard_error(quantity, "chains")
         assert error.max() < 1.3 * threshold(45), quantity
@@ -143,12 +145,6 @@ def test_bounds_enclose_log_z_under_a_prior_that_is_mostly_bad():
     for k, beta in enumerate(found.beta):
         for bound in (found.lower, found.upper):
             assert abs((bound[k].numpy() - exact(float(beta), x[k])).mean()) < 0.5
-
-
-def test_two_priors_that_are_annealed_alike_are_two_runs():
-    """Shares of 0.96 and of 0.9: the same chains, other weights."""
-    keys = [run_key(replace(TARGET, prior=scale_mixture(2, share, 6.0, DTYPE)), None) for share in (0.96, 0.9, 0.96)]
-    assert keys[0] == keys[2] != keys[1]
 
 
 def test_an_image_gives_the_same_bits_in_any_company():

@@ -74,7 +74,7 @@ def three_wells(z):
 
 @pytest.mark.parametrize(("keep", "kept"), [("lowest", [5, -5]), ("envelope", [5, 0])])
 def test_the_modes_that_are_kept(keep, kept):
-    """Below beta = 35 the fit at 0 is the most likely, which the lowest two at beta = 2000 leave out."""
+    """At low beta the fit at 0 is the most likely, which the lowest two at beta = 2000 leave out."""
     prior = Independent(Normal(torch.zeros(1, dtype=DTYPE), 3 * torch.ones(1, dtype=DTYPE)), 1)
     target = Target(prior, three_wells, SquaredError(), torch.zeros(2, 1, dtype=DTYPE))
     options = {"seeds": [1, 2], "n_starts": 16, "most_starts": 64, "keep": keep}
@@ -88,6 +88,14 @@ def test_the_modes_that_are_kept(keep, kept):
     learned = learn(target, 2000.0, KERNEL, settings, Groups(4))
     descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
     assert torch.allclose(descent.searches[0].z[1, 0, 0], torch.tensor(float(kept[1]), dtype=DTYPE), atol=0.1)
+
+
+@pytest.mark.parametrize("keep", ["lowest", "envelope"])
+def test_a_hessian_that_is_no_number_ends_the_search(monkeypatch, keep):
+    target = holes_target()
+    monkeypatch.setattr(modes_module, "_absolute", lambda matrix: matrix * torch.nan)
+    (modes,) = find_modes(target, 1.0, torch.arange(3), seeds=[1], n_starts=4, n_modes=2, n_iterations=2, keep=keep)
+    assert modes.found[0].all()
 
 
 def test_modes_are_kept_in_one_of_two_ways():

@@ -257,6 +257,26 @@ def test_bounds_have_the_last_word_where_they_are_sure(gaps, said, reached):
     assert len(size.trials) == 1 + (not reached)
 
 
+def test_bounds_that_leave_it_open_at_a_larger_size_are_read_as_trials():
+    """First a miss by far, or by no finite number; then 0.4 and 0.9 nats, each with an error of as much."""
+    learned = SimpleNamespace(at_length=lambda n: n)
+    for first in (5.0, np.inf):
+        answers = [[first, first], [0.0, 1.8], [0.0, 0.8], [0.0, 0.0]]
+        tried = []
+
+        def bounds(n, attempt, answers=answers, tried=tried):
+            tried.append(n)
+            upper = torch.tensor([answers[attempt]]).double()
+            return BDMCGap(torch.ones(1), torch.zeros(1, 2), upper, torch.ones(1))
+
+        size = Size(100, True, (Trial(100, 0.6, 0.1, 0.6, 0.1),))
+        size, _ = certified_size(size, learned, bounds, 1.0, 10_000)
+        assert size.reached
+        assert [trial.n_temperatures for trial in size.trials] == [100, 100, 400]
+        assert tried == [100, 400, 800]
+        assert size.n_temperatures == 800
+
+
 def test_another_way_to_simulate_is_another_run(tmp_path):
     class Noisy(SquaredError):
         noise = 1.0

@@ -1028,3 +1028,14 @@ def test_a_signal_just_before_a_run_within_a_run_stops_it(tmp_path):
             pytest.fail("went on")
     assert (tmp_path / "inner/state").exists()
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_a_signal_just_after_the_work_of_a_run_within_a_run_stops_the_outer_one(tmp_path):
+    """A prerun saves the bounds that it has found: a signal that comes meanwhile finds no loop of theirs."""
+    with Checkpoint(tmp_path, "outer") as outer:
+        with Checkpoint(tmp_path, "inner") as inner:
+            inner.offer("phase", torch.zeros(1))
+            os.kill(os.getpid(), signal.SIGUSR1)
+            inner.keep()
+        with pytest.raises(Interrupted, match="SIGUSR1"):
+            outer.offer("phase", torch.zeros(1))

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from rdcurve.commands.inputs import Problem, build, tuned
+from rdcurve.commands.bounding import Bounding
+from rdcurve.commands.inputs import build, tuned
 from rdcurve.device import resolve
 from rdcurve.files import write_json, writing
-from rdcurve.progress import Progress
-from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
-from rdcurve.sampler.formal import run_key
-from rdcurve.sampler.prerun import PrerunSettings, tune
-from rdcurve.sampler.schedule import recorded_steps, spread
+from rdcurve.sampler.bdmc import BDMCGap
 from rdcurve.sampler.sizing import compare
 from rdcurve.settings import section
-from rdcurve.state import Checkpoint
 from rdcurve.types import SamplableDistortion
 
 
@@ -33,39 +26,10 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         nothing = torch.empty(0, 1)
         _save(args, BDMCGap(nothing[:, 0], nothing, nothing, nothing[:, 0]), None)
         return
-    with bounding(args, params, problem, betas, args.time_limit) as (checkpoint, found):
-        _save(args, found, entry.get("gap"))
+    bounding = Bounding(args, params, problem, betas)
+    with bounding.checkpoint(args.time_limit) as checkpoint:
+        _save(args, bounding.bounds(checkpoint), entry.get("gap"))
         checkpoint.remove()
-
-
-@contextmanager
-def bounding(
-    args: argparse.Namespace, params: dict[str, Any], problem: Problem, betas: Tensor, time_limit: float | None
-) -> Iterator[tuple[Checkpoint, BDMCGap]]:
-    """The bounds of curve `args.name` on a schedule, and the run that has made them, with its state."""
-    (target, kernel, groups, _), name = problem, args.name
-    settings, prerun = section(params, "bdmc", name), section(params, "prerun", name)
-    n_recorded = params["curves"][name]["n_recorded"]
-    steps = spread(recorded_steps(len(betas), n_recorded), betas, settings["n_betas"])
-    simulated = simulate(target, betas, steps, settings["n_images"], settings["seed"])
-    show, sampler = Progress(f"bdmc {name}"), section(params, "sampler", name)
-    key = run_key(simulated.target, None, betas=betas, sampler=sampler, prerun=prerun, bdmc=settings, steps=steps)
-    with Checkpoint(args.state, key, args.save_every, time_limit) as checkpoint:
-        prerun_settings = PrerunSettings(**prerun)
-        tuning = tune(simulated.target, betas, kernel, prerun_settings, groups, checkpoint=checkpoint, progress=show)
-        yield (
-            checkpoint,
-            bdmc(
-                simulated,
-                tuning,
-                kernel,
-                n_chains=settings["n_chains"],
-                seed=settings["seed"],
-                groups=groups,
-                checkpoint=checkpoint,
-                progress=show,
-            ),
-        )
 
 
 def _save(args: argparse.Namespace, result: BDMCGap, asked: float | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rdcurve.commands.bdmc import bounding
+from rdcurve.commands.bounding import Bounding
 from rdcurve.commands.inputs import build
 from rdcurve.device import resolve
 from rdcurve.progress import Progress
@@ -28,24 +28,26 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     problem = build(args.decoder, args.data, entry, sampler, resolve(args.device))
     target, kernel, groups, _ = problem
     # a gap is asked for as BDMC measures it; a formal run of more chains only has a smaller one
-    values, bounds_settings = section(params, "prerun", args.name), section(params, "bdmc", args.name)
+    values, bounded = section(params, "prerun", args.name), section(params, "bdmc", args.name)
     settings, show = PrerunSettings(**values), Progress(f"prerun {args.name}")
-    key = run_key(target, None, curve=entry, sampler=sampler, prerun=values, bdmc=bounds_settings)
-
+    key = run_key(
+        target, None, curve=entry, sampler=sampler, prerun=values, bdmc=bounded if "gap" in entry else None
+    )  # fmt: skip
     smaller: list[Checkpoint] = []
 
     def bounds(tuning: Tuning, attempt: int) -> BDMCGap:
-        phase = f"bounds {attempt}"
+        phase, bounding = f"bounds {attempt}", Bounding(args, params, problem, tuning.betas)
+        for state in smaller:
+            state.remove()
+        smaller[:] = [bounding.checkpoint()]
         if checkpoint.holds(phase):
             return BDMCGap(*checkpoint.resume(phase, (torch.zeros(0),) * 4))
         checkpoint.keep()  # a run within this one may be stopped
-        for run in smaller:
-            run.remove()
-        with bounding(args, params, problem, tuning.betas, checkpoint.time_left) as (run, found):
-            checkpoint.offer(phase, (found.beta, found.lower, found.upper, found.acceptance))
-            checkpoint.keep()
-            run.keep()  # the step `bdmc` begins with the same work, and finds it done
-        smaller[:] = [run]
+        with bounding.checkpoint(checkpoint.time_left) as state:
+            found = bounding.bounds(state)
+            state.keep()  # the step `bdmc` begins with the same work, and finds it done
+        checkpoint.offer(phase, (found.beta, found.lower, found.upper, found.acceptance))
+        checkpoint.keep()
         return found
 
     with Checkpoint(args.state, key, args.save_every, args.time_limit) as checkpoint:
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
                     settings,
                     groups,
                     gap=entry["gap"],
-                    n_chains=bounds_settings["n_chains"],
+                    n_chains=bounded["n_chains"],
                     n_recorded=entry["n_recorded"],
                     checkpoint=checkpoint,
                     progress=show,

@@ -89,7 +89,6 @@ def run_key(target: Target, tuning: Tuning | None, **parts: Any) -> str:
         device=target.x.device.type,
         x=target.x,
         tf32_gradients=target.tf32_gradients,
-        prior=target.log_ratio(probe.z),  # of two that are annealed under one
         **parts,
         **{f"probe_{name}": value for name, value in probe._asdict().items()},
     )

@@ -296,21 +296,21 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
 
 
-def _shortfall(target: Target, beta: float, minima: Minima, image: int) -> Tensor:
-    """How far modes of an image stay behind the most likely of them where they come nearest to it, [M] nats.
+def _shortfall(target: Target, beta: float, minima: Minima) -> Tensor:
+    """How far modes [M] of one image stay behind the most likely of them where they come nearest to it, [M] nats.
 
     At beta' below beta, by Laplace's approximation: log Z = -beta' d + log p - 1/2 log det(1 + beta' / beta H), with d,
     p and H of the minimum at beta.
     """
-    log_prior = target.annealed.log_prob(minima.z[:, image]).double()
-    distortion = (minima.potential[:, image] + log_prior) / beta
-    eigenvalues = torch.linalg.eigvalsh(minima.hessian[:, image].cpu()).to(distortion.device)
+    log_prior = target.annealed.log_prob(minima.z).double().detach()
+    distortion = (minima.potential + log_prior) / beta
+    eigenvalues = torch.linalg.eigvalsh(minima.hessian.cpu()).to(distortion.device)
     share = torch.logspace(-5, 0, 21, dtype=torch.float64, device=distortion.device)[:, None]  # beta' / beta
     log_z = log_prior - share * beta * distortion - 0.5 * torch.log1p(share[..., None] * eigenvalues).sum(-1)
     return (log_z.max(1, keepdim=True).values - log_z).min(0).values
 
 
-def _with(before: Minima, ends: Minima, rank: Callable[[Minima, int], Tensor] | None = None) -> Minima:
+def _with(before: Minima, ends: Minima, rank: Callable[[Minima], Tensor] | None = None) -> Minima:
     """The best of what was found before and of the ends [S, N] of more starts, no place twice, the lowest first.
 
     The best are the lowest; where `rank` is given, the lowest one and those that it gives the least numbers [M].
@@ -319,21 +319,22 @@ def _with(before: Minima, ends: Minima, rank: Callable[[Minima, int], Tensor] | 
         before.z.clone(), torch.full_like(before.potential, torch.inf), before.hessian.clone(), before.hits * 0
     )
     n_modes, n_images = before.hits.shape
-    both = Minima(*(torch.cat(pair) for pair in zip(before, ends, strict=True)))
     for i in range(n_images):
-        z, potential, curvature, hits = (value[:, i] for value in both)
+        both = Minima(*(torch.cat([old[:, i], new[:, i]]) for old, new in zip(before, ends, strict=True)))
+        z, potential, curvature, hits = both
         left = potential.argsort()
         left = left[potential[left].isfinite()]
         places, found = [], []
         while len(left) and (rank is not None or len(places) < n_modes):
             best = left[0]
             same = _same(z[left, None], z[best, None], curvature[best, None])[:, 0]
+            same[0] = True  # also where its Hessian is no number
             places.append(best)
             found.append(hits[left[same]].sum())
             left = left[~same]
         chosen = list(range(len(places)))
         if rank is not None and len(places) > n_modes:
-            behind = rank(Minima(*(value[torch.stack(places)] for value in both)), i)
+            behind = rank(Minima(*(value[torch.stack(places)] for value in both)))
             chosen = sorted([0, *(behind[1:].argsort(stable=True)[: n_modes - 1] + 1).tolist()])
         for m, place in enumerate(chosen):
             best = places[place]

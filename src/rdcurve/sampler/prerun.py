@@ -76,7 +76,7 @@ class PrerunSettings:
     n_starts: int = 12  # of each search for modes, where the second route starts; 0: no second route
     most_starts: int = 96  # where the best mode of some image is found seldom
     n_modes: int = 8  # that a search keeps, per image
-    keep: str = "envelope"  # of the modes found: those that come near the most likely one at some beta, or the lowest
+    keep: str = "lowest"  # of the modes found; envelope: those that come near the most likely one at some beta
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -90,7 +90,8 @@ class Trial(NamedTuple):
 
     def larger(self, gap: float, most: int) -> int:
         """Temperatures of the next trial, after one that has missed the gap asked for, nats; `most` at most."""
-        return min(most, math.ceil(self.n_temperatures * min(max(self.most / (_MARGIN * gap), 1.2), 4.0)))
+        ratio = self.most / (_MARGIN * gap) if math.isfinite(self.most) else math.inf
+        return min(most, math.ceil(self.n_temperatures * min(max(ratio, 1.2), 4.0)))
 
 
 class Size(NamedTuple):

@@ -72,7 +72,8 @@ class Target:
         """
         if self.annealed is self.prior:
             return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-        return self.prior.log_prob(z).double() - self.annealed.log_prob(z).double()
+        with torch.no_grad():  # a learned prior has parameters
+            return self.prior.log_prob(z).double() - self.annealed.log_prob(z).double()
 
     def at(self, z: Tensor) -> Point:
         """Log prior, distortion and their gradients at z [C, N, latent]."""
@@ -140,7 +141,9 @@ class Target:
 
     def select(self, images: slice | Tensor) -> Target:
         """The target of some of the images."""
-        return replace(self, x=self.x[images])
+        some = replace(self, x=self.x[images])
+        some.__dict__["annealed"] = self.annealed  # made once
+        return some
 
     def check(self, latent_dim: int) -> None:
         """Try the decoder on a few codes and refuse what would spoil a long run.
