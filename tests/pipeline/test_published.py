@@ -160,9 +160,9 @@ def test_readme_says_what_a_bad_prior_costs(published):
     assert f"with errors of {errors.min():.2f} to {errors.max():.2f}" in readme
     certified = []
     for name in table.index:
-        certified.append(RDCurve.load(published.path(f"results/curves/{name}.safetensors")).certified.mean())
-    assert certified[:3] == [1, 1, 1]  # 0.1, 0.2, 0.5
-    assert certified[-1] < 0.2
+        certified.append(RDCurve.load(published.path(f"results/curves/{name}.safetensors")).certified.sum())
+    assert certified[:4] == [50, 50, 50, 50]  # 0.1, 0.2, 0.5, 0.8
+    assert "with 0.9 at {} and with 0.99 at {} of 50 β".format(*certified[4:]) in readme
 
 
 def test_readme_says_how_far_apart_the_bounds_of_one_image_are(published):
