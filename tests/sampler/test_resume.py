@@ -405,7 +405,13 @@ def test_every_argument_of_measure_is_part_of_its_run(problem, tmp_path):
         {"seed": 8}, {"n_simulated": 0}, {"n_simulated": 4}, {"tf32_gradients": True},
     ]  # fmt: skip
     fields = {field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)}
-    other = {"schedule": "sigmoid", "step_size_rule": "running_mean", "metric": "pooled", "target_acceptance": 0.7}
+    other = {
+        "schedule": "sigmoid",
+        "step_size_rule": "running_mean",
+        "metric": "pooled",
+        "target_acceptance": 0.7,
+        "keep": "envelope",
+    }
     for name, value in fields.items():
         changed = dataclasses.replace(SETTINGS, **{name: other.get(name, value + 1 if name not in other else None)})
         alone = {"groups": Groups(), "n_chains": changed.n_chains} if name == "step_size_rule" else {}
