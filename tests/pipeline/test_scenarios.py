@@ -215,7 +215,8 @@ def test_10_results_computed_elsewhere(built, blank, project, tmp_path):
     for name in ("csv", "json"):
         shutil.copy(elsewhere.path(f"results/bdmc/linear_vae100.{name}"), project.path("results/bdmc/"))
     project.run("dvc", "commit", "--force", "bdmc@linear_vae100")
-    assert project.snakemake("figure3") == ["figure3"]
+    # a prerun may have to bound a gap, so settings of BDMC are its own; it gives the same, and nothing else runs
+    assert project.snakemake("figure3") == ["figure3", "prerun@linear_vae100"]
     assert project.n_jobs("figure3") == 0
 
 

@@ -118,6 +118,23 @@ def test_weights_are_unbiased_in_both_directions(size):
         assert threshold(9) * error < 0.1
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_every_bound_is_one_under_the_prior(monkeypatch, size):
+    """Were p(z) / q(z) larger by a factor e, so would be Z, in the curve of both routes and in the bounds."""
+    settings = PrerunSettings(n_rounds=1, round_temperatures=20, n_starts=4, most_starts=0, n_modes=2)
+    options = {"latent_dim": 2, "beta_max": 2.0, "prior": BAD, "n_temperatures": 20, "n_chains": 16, "n_recorded": 4}
+    ratio, found = Target.log_ratio, []
+    for shift in (0, 1):
+        monkeypatch.setattr(Target, "log_ratio", lambda target, z, shift=shift: ratio(target, z) + shift)
+        curve = rdcurve.measure(
+            curved_decoder, X, prerun_settings=settings, groups=Groups(size), n_simulated=2, **options
+        )  # fmt: skip
+        found.append([curve.log_z, curve.gaps["lower"].to_numpy(), curve.gaps["upper"].to_numpy()])
+    assert (curve.facts["n_searches"] == 2) == (size > 1)
+    for plain, shifted in zip(*found, strict=True):
+        assert np.allclose(shifted - plain, 1)
+
+
 def test_curve_under_a_prior_that_is_mostly_bad():
     """Both routes, 16 chains: log Z, D and R with the control variate at 5 betas, by quadrature; certified.
 
