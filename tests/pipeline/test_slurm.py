@@ -53,7 +53,7 @@ def test_11_figure3_on_slurm(slurm, built, blank, tmp_path):
         cancelled = catch("prerun", head)
         shown = subprocess.run(["scontrol", "show", "job", cancelled], capture_output=True, text=True).stdout
         assert "gres:gpu:1" in shown or "gres/gpu=1" in shown or "gpu:1" in shown, shown
-        assert re.search(r"TimeLimit=02:00:00", shown), shown
+        assert re.search(r"TimeLimit=06:00:00", shown), shown
         assert re.search(r"(MinMemoryNode|mem)=(4000M|4G)", shown), shown
         assert re.search(r"Requeue=1", shown), shown
         subprocess.run(["scancel", cancelled], check=True)
