@@ -104,7 +104,8 @@ def healthy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "params.yaml"):
+        shutil.copy(ROOT / name, folder)
     return folder
 
 
