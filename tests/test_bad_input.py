@@ -1,7 +1,9 @@
 """What a user may get wrong in `rdcurve.measure`: an error that says what is legal, before any sampling."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,7 +127,13 @@ def test_too_few_chains_are_refused_before_the_prerun(no_sampling, changes, mess
         ),
         ({"n_simulated": -1}, ValueError, "n_simulated must be 0 or more, not -1"),
         ({"n_chains": "4"}, TypeError, "n_chains must be an integer, 1 or more, not '4'"),
-        ({"n_temperatures": 10.5}, TypeError, "n_temperatures must be an integer, 1 or more, not 10.5"),
+        ({"n_temperatures": 10.5}, TypeError, "n_temperatures must be an integer, 3 or more, not 10.5"),
+        ({"n_temperatures": 0}, ValueError, "n_temperatures must be 3 or more, not 0"),
+        ({"latent_dim": True}, TypeError, "latent_dim must be an integer, not True"),
+        ({"seed": None}, TypeError, "seed must be an integer, 0 or more, not None"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer, 0 or more, not 1.5"),
+        ({"seed": -1}, ValueError, "seed must be 0 or more, not -1"),
+        ({"save_every": "a"}, TypeError, "save_every must be a number, not 'a'"),
         ({"n_temperatures": None, "gap": "small"}, TypeError, "gap must be a number, not 'small'"),
         ({"beta_max": "1"}, TypeError, "beta_max must be a number, not '1'"),
         ({"beta_max": None}, TypeError, "beta_max must be a number, not None"),
@@ -275,6 +283,31 @@ def test_a_prior_that_lets_chains_out_is_refused(no_sampling, validate):
     words = "refuses codes outside its support" if validate else r"has a finite log_prob at \[-.* outside its support"
     with pytest.raises(ValueError, match=f"the prior Independent {words}"):
         measure(prior=prior)
+
+
+@pytest.mark.parametrize("change", [{"weight": 2.0}, {"weight": np.nan}, {"scale": -1.0}])
+def test_a_prior_whose_numbers_are_none_is_refused(no_sampling, change):
+    prior = rdcurve.scale_mixture(2, **{"weight": 0.5, "scale": 2.0} | change)
+    with pytest.raises(ValueError, match="the prior MixtureSameFamily cannot be sampled: "):
+        measure(prior=prior)
+
+
+def test_sparse_data_are_refused(no_sampling):
+    with pytest.raises(TypeError, match=r"stored in full, not as torch\.sparse_coo"):
+        measure(x=X.to_sparse())
+
+
+@pytest.mark.parametrize("every", [np.nan, -1.0])
+def test_a_time_between_saves_that_never_comes_is_refused(tmp_path, every):
+    with pytest.raises(ValueError, match=f"the seconds between two saves must be 0 or more, not {every}"):
+        measure(state_folder=tmp_path, save_every=every)
+
+
+def test_a_thread_may_measure_with_a_state(tmp_path):
+    """Python lets only the main thread hear signals; a run in another keeps its state, and ends by its time limit."""
+    with ThreadPoolExecutor(1) as pool:
+        curve = pool.submit(measure, state_folder=tmp_path, n_simulated=0).result()
+    assert np.array_equal(curve.rate, measure(n_simulated=0).rate)
 
 
 class Bare:
@@ -436,3 +469,39 @@ def test_a_decoder_that_mixes_its_batch_is_refused(no_sampling, layer, mode, mes
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(5), nn.Dropout(), nn.LayerNorm(5)])
 def test_a_decoder_in_eval_mode_is_measured(layer):
     assert np.isfinite(measure(Network(layer).eval()).rate).all()
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`rdcurve measure` of a decoder in a module of its own, and the line that a user sees."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("import torch\ndef decoder(z):\n    return z.sigmoid()\n")
+    np.save("x.npy", np.float32([[0.0, 1.0]]))
+
+    def run(capsys, *more, name="own:decoder"):
+        with pytest.raises(SystemExit) as error:
+            main(["measure", name, "--data", "x.npy", "--latent-dim", "2", "--beta-max", "1", *more])
+        assert error.value.code == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--output", "c.svg", "--figure", "./c.svg"], "--output and --figure are one file, c.svg"),
+        (["--output", "x.npy"], "--data and --output are one file, x.npy"),
+        (["--output", "."], "is a folder; name a file to write"),
+    ],
+)
+def test_the_command_writes_over_nothing_of_its_own(own, capsys, more, message):
+    assert message in own(capsys, *more)
+    assert np.array_equal(np.load("x.npy"), [[0.0, 1.0]])
+
+
+def test_an_error_inside_the_users_module_is_its_own(own, monkeypatch, capsys):
+    Path("faulty.py").write_text("import torch\ndecoder = torch.nn.Foo(2, 3)\n")
+    with pytest.raises(AttributeError, match="has no attribute 'Foo'"):
+        main(["measure", "faulty:decoder", "--data", "x.npy", "--latent-dim", "2", "--beta-max", "1", "--output", "c"])
+    assert "own:nothing: own has no 'nothing'" in own(capsys, "--output", "c", name="own:nothing")

@@ -1,17 +1,23 @@
 """The command line as a user types it: in a process of its own, with its files and its exit code."""
 
+import re
+import shutil
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 from problems import DTYPE, curved_decoder, quadrature, threshold
-from steps import Bench
+from steps import ROOT, Bench
 
+from rdcurve import settings
 from rdcurve.cli import main, sections
+from rdcurve.commands.provenance import check
 from rdcurve.curve import RDCurve
+from rdcurve.files import FileError, save_arrays
 from rdcurve.models.checkpoint import save_decoder
 from rdcurve.models.linear import Decoder
 
@@ -60,6 +66,90 @@ def test_a_checkpoint_of_another_model_or_settings_is_refused(bench, capsys, fac
         assert not (bench.folder / "tuning").exists()
     else:
         main(bench.command("prerun"))
+
+
+def test_a_tuning_or_a_curve_of_another_curve_is_refused(bench, capsys):
+    """Of the same model, schedule and size: nothing but the name tells them apart."""
+    for verb in ("prerun", "ais"):
+        main(bench.command(verb))
+    bench.params["curves"]["other"] = bench.params["closed_form"]["other"] = bench.params["curves"]["linear_vae100"]
+    bench.save()
+    for verb, path in (("ais", "tuning"), ("bdmc", "tuning"), ("exact", "curve")):
+        command = bench.command(verb)
+        command[1] = "other"
+        line = refused(capsys, *command)[1]
+        assert f"{path}: is of curve linear_vae100, but {verb} other asks there for curve other" in line
+
+
+def provenance(params, verb, name, **folders):
+    check(Namespace(verb=verb, name=name, **folders), params)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Curves of figure 10, variational ones of figure 8a and checkpoints, that say what the pipeline's do."""
+    params = settings.read(ROOT / "params.yaml")
+    for kind in ("curves", "variational", "decoders"):
+        (tmp_path / kind).mkdir()
+    for name, entry in params["repeats"].items():
+        save_arrays(tmp_path / f"curves/{name}.safetensors", "c", {}, {"curve": entry["curve"], "seed": entry["seed"]})
+    for name in params["curves"]:
+        seed = settings.section(params, "ais", name)["seed"]
+        save_arrays(tmp_path / f"curves/{name}.safetensors", "c", {}, {"curve": name, "seed": seed})
+    for name, entry in params["variational"].items():
+        facts = {"curve": entry["curve"], "variational": entry}
+        save_arrays(tmp_path / f"variational/{name}.safetensors", "c", {}, facts)
+    for name, entry in params["models"].items():
+        save_arrays(tmp_path / f"decoders/{name}.safetensors", "d", {}, {"name": name, "settings": entry})
+    return tmp_path, params
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "taken", "other", "message"),
+    [
+        (
+            "plot",
+            "figure5",
+            "curves/vae2",
+            "curves/gan2",
+            "is of curve gan2, but plot figure5 asks there for curve vae2",
+        ),
+        ("claims", "figure5", "curves/vae2", "curves/gan2", "is of curve gan2, but claims figure5 asks there"),
+        ("likelihood", "", "curves/vae2", "curves/gan2", "is of curve gan2, but likelihood asks there for curve vae2"),
+        (
+            "plot",
+            "figure10",
+            "curves/vae10_seed11",
+            "curves/vae10",
+            "is of seed 7, but plot figure10 asks there for seed 11",
+        ),
+        (
+            "claims",
+            "figure8",
+            "variational/gan2_amortised",
+            "variational/gan2_per_image",
+            "trained with method = per_image, but variational.gan2_amortised.method is amortised in params.yaml",
+        ),
+        (
+            "plot",
+            "figure8a",
+            "variational/gan2_amortised",
+            "variational/gan10_amortised",
+            "trained with curve = gan10, but variational.gan2_amortised.curve is gan2 in params.yaml",
+        ),
+        ("plot", "figure11", "decoders/vae2", "decoders/vae10", "is vae10, but plot figure11 is of the model vae2"),
+        ("likelihood", "", "decoders/vae2", "decoders/vae10", "is vae10, but likelihood is of the model vae2"),
+    ],
+)
+def test_files_in_each_others_place_are_refused(shelf, verb, name, taken, other, message):
+    folder, params = shelf
+    folders = {kind: folder / kind for kind in ("curves", "variational")}
+    if name in ("figure11", ""):
+        folders["decoders"] = folder / "decoders"
+    provenance(params, verb, name, **folders)
+    shutil.copy(folder / f"{other}.safetensors", folder / f"{taken}.safetensors")
+    with pytest.raises(FileError, match=re.escape(f"{folder / taken}.safetensors: {message}")):
+        provenance(params, verb, name, **folders)
 
 
 def test_own_decoder_against_quadrature(tmp_path):
@@ -251,9 +341,19 @@ def test_every_verb_has_its_sections():
 
 def test_a_time_limit_may_come_from_the_environment(bench, monkeypatch):
     """For machines that are lent for minutes: every step that can go on ends in time, and others have no limit."""
-    from rdcurve.cli import _parser
+    from rdcurve.cli import _parser, _time_limit
 
-    assert _parser().parse_args(bench.command("prerun")).time_limit is None
+    def limit(*more):
+        return _time_limit(_parser().parse_args([*bench.command("prerun"), *more]))
+
+    state = ("--state", "state")
+    assert limit(*state) is None
     monkeypatch.setenv("RDCURVE_TIME_LIMIT", "500")
-    assert _parser().parse_args(bench.command("prerun")).time_limit == 500.0
-    assert _parser().parse_args([*bench.command("prerun"), "--time-limit", "20"]).time_limit == 20.0
+    assert limit(*state) == 500.0
+    assert limit(*state, "--time-limit", "20") == 20.0
+    assert limit() is None  # which keeps no state to go on from
+    monkeypatch.setenv("RDCURVE_TIME_LIMIT", "")
+    assert limit(*state) is None
+    monkeypatch.setenv("RDCURVE_TIME_LIMIT", "soon")
+    with pytest.raises(ValueError, match="RDCURVE_TIME_LIMIT must be a positive number of seconds, not 'soon'"):
+        limit(*state)

@@ -212,11 +212,20 @@ def test_time_limit(bench):
 
 
 @pytest.mark.parametrize("verb", STEPS)
-@pytest.mark.parametrize("more", [["--time-limit", "5"], ["--time-limit", "0", "--state", "state"]])
-def test_time_limit_needs_a_place_for_the_state(bench, monkeypatch, capsys, verb, more):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--time-limit", "5"], "--time-limit needs --state, to go on from"),
+        (
+            ["--time-limit", "0", "--state", "state"],
+            "--time-limit must be a positive number of seconds, not '0'",
+        ),
+    ],
+)
+def test_time_limit_needs_a_place_for_the_state(bench, monkeypatch, capsys, verb, more, message):
     monkeypatch.chdir(bench.folder)
     expected = forget(bench, verb)
-    assert refusal(capsys, *command(bench, verb, *more)) == "--time-limit must be positive and needs --state"
+    assert refusal(capsys, *command(bench, verb, *more)) == message
     assert expected
     assert not results(bench, verb)
     assert not (bench.folder / "state").exists()

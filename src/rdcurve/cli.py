@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import rdcurve
 __all__ = ["main", "sections"]
 
 EXIT_REFUSED = 1  # bad input, or a step that failed
+TIME_LIMIT = "RDCURVE_TIME_LIMIT"  # in the environment, since Snakemake and DVC hand on no options
 EXIT_UNFINISHED = 75  # stopped by a signal with its state saved: run the same command again
 
 
@@ -55,10 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     from rdcurve.files import FileError
     from rdcurve.settings import SettingsError, read
 
-    keeps_state = getattr(args, "state", None) is not None or args.verb == "measure"
-    if getattr(args, "time_limit", None) is not None and not (keeps_state and args.time_limit > 0):
-        _fail(args.verb, ValueError("--time-limit must be positive and needs --state"), EXIT_REFUSED)
+    os.environ["MPLBACKEND"] = "Agg"  # a step draws into files, on machines without a screen, too
     try:
+        if hasattr(args, "time_limit"):
+            args.time_limit = _time_limit(args)
         if args.params is not None:
             check_code_is_tracked(args.params)
         args.guard = Guard(lambda: _settings(args))
@@ -78,6 +80,23 @@ def main(argv: list[str] | None = None) -> None:
                 raise
             _fail(args.verb, error, EXIT_REFUSED)
         raise
+
+
+def _time_limit(args: argparse.Namespace) -> float | None:
+    """Seconds after which to stop: those of the option, else of the environment where the step keeps a state."""
+    keeps_state, given = args.state is not None or args.verb == "measure", args.time_limit
+    if given is not None and not keeps_state:
+        raise ValueError("--time-limit needs --state, to go on from")
+    where, given = ("--time-limit", given) if given is not None else (TIME_LIMIT, os.environ.get(TIME_LIMIT))
+    if not keeps_state or given in (None, ""):
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise ValueError(f"{where} must be a positive number of seconds, not {given!r}")
+    return seconds
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -129,10 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--save-every", type=float, default=30.0, help="seconds between two saves (default: 30)")
         sub.add_argument(
             "--time-limit",
-            type=float,
             metavar="SECONDS",
-            default=os.environ.get("RDCURVE_TIME_LIMIT"),
-            help=f"then save the state and exit with {EXIT_UNFINISHED} (default: $RDCURVE_TIME_LIMIT, else none)",
+            help=f"then save the state and exit with {EXIT_UNFINISHED} (default: ${TIME_LIMIT}, else none)",
         )
 
     def decoder_and_data(sub: argparse.ArgumentParser) -> None:

@@ -24,7 +24,8 @@ Quantity = Literal["rate", "distortion", "log_z", "rate_cv", "distortion_cv"]
 
 @dataclass(frozen=True)
 class RDCurve:
-    """R(D) of N images at K values of beta; all in nats, all float64 but the codes.
+    """R(D) of N images at K values of beta; all float64 but the codes. Rates and log Z are in nats, distortions in
+    units of d, which those of beta undo.
 
     AIS makes it an upper bound: `log_z` is in expectation a lower bound on log Z(beta), and the curve
     (`distortion`, `rate`) lies in expectation on or above the true one (paper, Prop. 4).
@@ -33,7 +34,7 @@ class RDCurve:
         beta: [K], increasing; -beta is the slope dR/dD of the curve.
         rate: [K, N], R = -log Z - beta D.
         distortion: [K, N], D = E d under the weighted chains.
-        log_z: [K, N], log-mean-exp of the AIS weights.
+        log_z: [K, N], log-mean-exp of the AIS weights; of two routes, log of the mean of both, with their shares.
         distortion_cv, rate_cv: [K, N], the same with the noise of beta D taken out by a control variate, for images
             where it takes out half of it or more, and on routes of three groups or more; the same numbers elsewhere. An
             estimate, not a bound.
@@ -83,11 +84,11 @@ class RDCurve:
                 raise ValueError(f"{name} has shape {array.shape}, not {expected}")
 
     def mean(self, quantity: Quantity) -> np.ndarray:
-        """Mean over the images, [K] nats."""
+        """Mean over the images, [K], in the units of the quantity."""
         return getattr(self, quantity).mean(1)
 
     def standard_error(self, quantity: Quantity, over: Literal["chains", "images"]) -> np.ndarray:
-        """Standard error of `mean(quantity)`, [K] nats.
+        """Standard error of `mean(quantity)`, [K], in its units.
 
         Over "chains": of the Monte Carlo estimate for these very images. Over "images": of these images as a sample
         of the data set, which includes the former.
@@ -195,14 +196,17 @@ class RDCurve:
         """Read what `save` wrote.
 
         Raises:
-            FileError: missing, cut or foreign file, or one of another version.
+            FileError: missing, cut or foreign file, one of another version, or with arrays that do not go together.
         """
         arrays, facts = load_arrays(path, "rdcurve curve")
         facts.pop("kind")
         if set(arrays) != set(_ARRAYS):
             differing = ", ".join(sorted(set(arrays) ^ set(_ARRAYS)))
             raise FileError(f"{path}: a curve of another version; measure it again (differing: {differing})")
-        return cls(**arrays, facts=facts)
+        try:
+            return cls(**arrays, facts=facts)
+        except ValueError as error:
+            raise FileError(f"{path}: {error}") from error
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw the mean curve with a band of two standard errors over the chains; rate on a log axis."""

@@ -61,7 +61,10 @@ def check_writable(path: Path) -> None:
 
     Raises:
         OSError: names the folder.
+        FileError: it is one.
     """
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder; name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass
@@ -119,7 +122,10 @@ def _opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[safe_open
         raise FileError(f"{path}: no such file ({what} expected)")
     try:
         with safe_open(path, framework="numpy") as file:
-            yield file, json.loads((file.metadata() or {}).get("rdcurve", "{}"))
+            facts = json.loads((file.metadata() or {}).get("rdcurve", "{}"))
+            if not isinstance(facts, dict):
+                raise ValueError(f"what it says of itself is a {type(facts).__name__}")
+            yield file, facts
     except (SafetensorError, OSError, ValueError) as error:
         raise FileError(f"{path}: not a readable {what} file ({error})") from error
 

@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,12 +61,17 @@ class Checkpoint:
         key: from `content_key`.
         every: seconds between two saves.
         time_limit: seconds after which the run saves its state and stops, None for none.
+
+    Raises:
+        ValueError: a time between saves that is negative or no number.
     """
 
     def __init__(
         self, root: Path | str | None, key: str = "", every: float = 30.0, time_limit: float | None = None
     ) -> None:
         self.folder, self.key = None if root is None else Path(root) / key, key
+        if not every >= 0:  # that time would never come
+            raise ValueError(f"the seconds between two saves must be 0 or more, not {every}")
         self.every = every
         self._saved_at = time.monotonic()
         self._deadline = math.inf if time_limit is None else self._saved_at + time_limit
@@ -75,11 +81,12 @@ class Checkpoint:
         self._states: dict[str, Any] = {}
 
     def __enter__(self) -> Checkpoint:
-        # handlers only set a flag: real work inside a signal handler can hang
+        # handlers only set a flag: real work inside a signal handler can hang. Python has them in its main thread only
+        heard = self.folder is not None and threading.current_thread() is threading.main_thread()
         self._handlers = {
             number: signal.signal(number, self._request_stop)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-            if self.folder is not None
+            if heard
         }
         for handler in self._handlers.values():  # a signal that came to a run around this one, too late for its loops
             outer = getattr(handler, "__self__", None)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import DTYPE, linear_problem, threshold
+from safetensors.numpy import save_file
 
 import rdcurve
 from rdcurve.curve import RDCurve
@@ -87,7 +88,7 @@ def test_curve_file_round_trip_and_print(problem, tuning, tmp_path):
     assert loaded.plot().get_yscale() == "log"
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "text", "older"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "text", "older", "uneven", "odd facts"])
 def test_unreadable_curve_is_named(problem, tuning, tmp_path, damage):
     path = tmp_path / "curve.safetensors"
     run(problem, tuning).save(path)
@@ -101,6 +102,12 @@ def test_unreadable_curve_is_named(problem, tuning, tmp_path, damage):
         arrays, facts = load_arrays(path, "rdcurve curve")
         del arrays["code"]
         save_arrays(path, "rdcurve curve", arrays, facts)
+    elif damage == "uneven":
+        arrays, facts = load_arrays(path, "rdcurve curve")
+        arrays["beta"] = arrays["beta"][:-1]
+        save_arrays(path, "rdcurve curve", arrays, facts)
+    elif damage == "odd facts":
+        save_file({}, path, {"rdcurve": "[1, 2]"})
     else:
         path.write_text("rate,distortion")
     with pytest.raises(FileError, match=r"curve\.safetensors"):

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,16 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
     x = torch.from_numpy(data).to(device)
     if isinstance(decoder, nn.Module):
         x = x.to(next((p.dtype for p in decoder.parameters()), x.dtype))
-    for path in filter(None, (args.output, args.figure)):  # before the work, not after it
-        check_writable(path)
+    named = {"--data": args.data, "--output": args.output, "--figure": args.figure}
+    places: dict[Path, str] = {}
+    for option, path in named.items():  # before the work, not after it
+        if path is None:
+            continue
+        other = places.setdefault(path.resolve(), option)
+        if other != option:
+            raise ValueError(f"{other} and {option} are one file, {path}: one would be written over the other")
+        if option != "--data":
+            check_writable(path)
     # beside the output, so that nothing is lost by a kill even where nobody thought of it
     state = args.state or args.output.with_name(f"{args.output.name}.state")
     curve = measure(
@@ -85,9 +94,11 @@ def _import(name: str) -> Any:
         raise ValueError(f"{name!r} is not of the form module:name")
     sys.path.insert(0, "")  # a module in the working directory, as with python -m
     try:
-        decoder = getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"{name}: {error}") from error
+    try:
+        decoder = getattr(found, attribute)
     except AttributeError:
         raise ValueError(f"{name}: {module} has no {attribute!r}") from None
     if not callable(decoder):

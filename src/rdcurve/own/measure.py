@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rdcurve.curve import RDCurve
-from rdcurve.own.validate import as_data, check_sample, check_scale, check_settings
+from rdcurve.own.validate import as_data, check_prior, check_sample, check_scale, check_settings
 from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.descent import has_descent, learn_descent
@@ -112,10 +112,13 @@ def measure(
     x = as_data(x)
     check_settings(
         kernel, groups, prerun_settings, n_chains=n_chains, latent_dim=latent_dim, beta_max=beta_max, gap=gap,
-        n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded, n_simulated=n_simulated,
+        n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded, n_simulated=n_simulated, seed=seed,
+        save_every=save_every,
     )  # fmt: skip
+    beta_max = float(beta_max)  # of whatever type: numpy's float32 would be no number to torch
     prior = standard_normal(latent_dim, x.dtype, x.device) if prior is None else prior
     distortion = SquaredError() if distortion is None else distortion
+    check_prior(prior)
     target = Target(prior, decoder, distortion, x, tf32_gradients)
     target.check(latent_dim)
     check_scale(target)
@@ -142,15 +145,13 @@ def measure(
     n = 1000 if n_temperatures is None else n_temperatures
     if betas is not None:
         betas = check_schedule(betas)
-        if float(betas[-1]) != float(beta_max):
+        if float(betas[-1]) != beta_max:
             raise ValueError(f"the schedule ends at {float(betas[-1])}, not at beta_max = {beta_max}")
     elif prerun_settings.schedule == "sigmoid":
         betas = sigmoid(n, beta_max, prerun_settings.sharpness)
-    elif n < 3:
-        raise ValueError(f"n_temperatures must be 3 or more, not {n}")
     sample = None
     if isinstance(distortion, SamplableDistortion) and (n_simulated or gap is not None):
-        sample = check_sample(target, float(beta_max))
+        sample = check_sample(target, beta_max)
     both_routes = betas is None and has_descent(target, prerun_settings, groups)
     length = n if betas is None else len(betas)
     if gap is None and n_recorded > length // 2:

@@ -16,7 +16,7 @@ from rdcurve.sampler.legal import check_count, check_number
 from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.target import Target
 
-__all__ = ["as_data", "check_sample", "check_scale", "check_settings"]
+__all__ = ["as_data", "check_prior", "check_sample", "check_scale", "check_settings"]
 
 logger = logging.getLogger(__name__)
 _DRAWS = 64  # from the prior, whose reconstructions give the decoder's range
@@ -27,7 +27,7 @@ def as_data(x: Any) -> Tensor:
     """x as a tensor; an array is copied.
 
     Raises:
-        TypeError: neither tensor nor array, or neither float32 nor float64.
+        TypeError: neither tensor nor array, neither float32 nor float64, or a sparse tensor.
         ValueError: a single number.
     """
     legal = "x must be a tensor or a numpy array [N, *data] of float32 or float64, on the scale of the decoder's output"
@@ -39,9 +39,28 @@ def as_data(x: Any) -> Tensor:
         raise TypeError(f"{legal}, not a {type(x).__name__}")
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{legal}, not {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{legal}, stored in full, not as {x.layout}; x.to_dense() is")
     if not x.ndim:
         raise ValueError(f"{legal}, not one number")
     return x
+
+
+def check_prior(prior: Any) -> None:
+    """Refuse a prior whose own parameters spoil its sampler; what is no prior at all, `Target.check` refuses.
+
+    Raises:
+        ValueError: with what the sampler says.
+    """
+    if hasattr(prior, "sample"):
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            try:
+                prior.sample((1,))
+            except NotImplementedError:
+                pass
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"the prior {type(prior).__name__} cannot be sampled: {error}") from error
 
 
 def check_scale(target: Target) -> None:
@@ -115,6 +134,8 @@ def check_settings(
     betas: Any,
     n_recorded: int,
     n_simulated: int,
+    seed: int,
+    save_every: float,
 ) -> None:
     """Refuse settings of `measure` that the sampler cannot work with; the prerun's own are checked where it is built.
 
@@ -129,14 +150,19 @@ def check_settings(
             raise TypeError(f"{name} must be {kind.__module__}.{kind.__name__}, not {value!r}")
     counts = {"n_chains": n_chains, "latent_dim": latent_dim, "n_recorded": n_recorded}
     counts |= {"n_leapfrog": kernel.n_leapfrog, "the group size": groups.size}
-    if n_temperatures is not None:
-        counts["n_temperatures"] = n_temperatures
+    for name, count in {**counts, "n_temperatures": n_temperatures, "n_simulated": n_simulated, "seed": seed}.items():
+        if isinstance(count, bool):
+            raise TypeError(f"{name} must be an integer, not {count}")
     for name, count in counts.items():
         check_count(name, count)
-    check_count("n_simulated", n_simulated, 0)
+    if n_temperatures is not None:
+        check_count("n_temperatures", n_temperatures, 2 if prerun.schedule == "sigmoid" else 3)
+    for name, count in {"n_simulated": n_simulated, "seed": seed}.items():
+        check_count(name, count, 0)
     if n_simulated == 1:
         raise ValueError("n_simulated must be 2 or more for an error bar, or 0 for no BDMC bounds, not 1")
     numbers = {"beta_max": beta_max, "resample_below": groups.resample_below, "gap": 1.0 if gap is None else gap}
+    numbers["save_every"] = save_every
     for name, number in numbers.items():
         check_number(name, number)
     if not 0 < beta_max < math.inf:
