@@ -24,6 +24,10 @@ def put(params, dotted, value):
     params[last] = value
 
 
+FIGURE = {"title": "a", "caption": "b", "curves": {"vae10": "c"}}
+GAPS = {"id": "gaps", "statement": "small", "kind": "gap_at_most", "limit": 1.0, "gaps": ["vae10_ssim"]}
+
+
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
@@ -53,6 +57,47 @@ def put(params, dotted, value):
         ("figures.figure3.curves", {"vae11": "x"}, "figures.figure3.curves: 'vae11' is not one of the curves"),
         ("closed_form", {"vae11": {}}, "closed_form: 'vae11' is not one of the curves"),
         ("closed_form.linear_vae100", {"model": "other"}, "write it as a reference"),
+        (
+            "figures.likelihood",
+            FIGURE,
+            "figures.likelihood: the pipeline has another step of this name; call it otherwise",
+        ),
+        ("figures.claims_1", FIGURE, "figures.claims_1: the pipeline has another step of this name"),
+        (
+            "figures.figure5.curves",
+            {"vae10": "a", "cifar_dcgan5": "b"},
+            "figures.figure5: vae10 and cifar_dcgan5 cannot share axes, for their dataset is mnist and cifar10",
+        ),
+        (
+            "figures.figure5.curves",
+            {"vae10": "a", "vae10_seed11": "b", "vae10_ssim": "c"},
+            "vae10 and vae10_ssim cannot share axes, for their distortion is {'name': 'squared_error'} and {'name': 's",
+        ),
+        ("claims.figure9.claims", [GAPS], "claims.figure9: vae10_ssim has no BDMC gap: nothing can be simulated for"),
+        ("likelihood.curves", {"vae10_ssim": 0.1}, "vae10_ssim: log p(x) needs squared_error, not ssim"),
+        (
+            "likelihood.curves.vae100",
+            1e-4,
+            "vae100: a variance of 0.0001 is read at beta = 5000, and the curve ends at 3333",
+        ),
+        (
+            "curves.linear_vae100.prior",
+            {"name": "standard_normal", "low": 1},
+            "curves.linear_vae100.prior.low: not a setting of this kind of entry",
+        ),
+        ("curves.linear_vae100.prior", {"name": "uniform", "weight": 0.5}, "prior.weight: not a setting of this kind"),
+        (
+            "curves.linear_vae100.distortion",
+            {"name": "squared_error", "variance": 2.0},
+            "curves.linear_vae100.distortion.variance: not a setting of this kind of entry",
+        ),
+        (
+            "curves.vae10.prior",
+            {"name": "uniform", "low": 2, "high": 1},
+            "curves.vae10.prior: a uniform prior needs low < high, not 2 and 1",
+        ),
+        ("curves.vae10.distortion", {"name": "ssim"}, "a gap is measured on simulated data, and none can be simulated"),
+        ("sampler.n_images", 20000, "sampler.n_images: 20000 is greater than the maximum of 10000"),
         ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
         ("ais.seed", 6, "prerun, ais and bdmc must have different seeds"),
         ("curves.linear_vae100.beta_max", float("inf"), "beta_max: inf is not a finite number"),
@@ -279,4 +324,25 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, text, lines):
 def test_what_comes_from_an_anchor_may_be_written_anew(tmp_path):
     (tmp_path / "params.yaml").write_text("a: &a {b: 1}\nc: &c {d: 1}\ne:\n  <<: *a\n  <<: *c\n  b: 2\n")
     with pytest.raises(SettingsError, match="top level: unknown key 'a', 'c', 'e'"):
+        settings.read(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "vae10"}, "there is one where the decoder is linear, not mlp"),
+        ({"distortion": {"name": "squared_error"}}, "there is one where the distortion is gaussian_nll, not squared_"),
+        ({"prior": {"name": "uniform"}}, "there is one where the prior is standard_normal, not uniform"),
+    ],
+)
+def test_only_a_linear_decoder_with_gaussian_noise_has_a_closed_form(params, change, message):
+    params["curves"]["linear_vae100"] |= change
+    params["closed_form"]["linear_vae100"] = params["curves"]["linear_vae100"]
+    with pytest.raises(SettingsError, match=rf"closed_form\.linear_vae100: {message}"):
+        settings.check(params)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match=r"params\.yaml: not a text in UTF-8"):
         settings.read(tmp_path / "params.yaml")

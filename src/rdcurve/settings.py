@@ -14,6 +14,14 @@ import yaml
 __all__ = ["SettingsError", "check", "names_of_claims", "names_of_figure", "names_of_scorecard", "read", "section"]
 
 SCHEMA = Path(__file__).with_name("params.schema.yaml")
+# Of the workflow's rules and of dvc.yaml: a figure of such a name could not be asked for
+RESERVED = frozenset(
+    [
+        *("all", "fetch", "train", "compose", "prerun", "ais", "repeat", "bdmc", "exact", "variational", "illustrate"),
+        *("figure", "decide", "claims", "scorecard", "tabulate", "likelihood", "unknown"),
+    ]
+)
+_SIMULATED = ("squared_error", "gaussian_nll")  # distortions under which data can be drawn
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where PyYAML was built with it
 
 
@@ -32,6 +40,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         tree, params = yaml.compose(text, Loader=_LOADER), yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not a text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
     try:
@@ -88,70 +98,17 @@ def check(params: Any) -> None:
         for part, legal in (("decoder", decoders), ("classifier", classifiers)):
             _one_of(f"{where}.{part}: {entry[part]!r}", entry[part], legal, f"{part}s among the models")
     _known("decoders among models and compositions", params["curves"], "model", [*decoders, *params["compositions"]])
-    for name, entry in params["closed_form"].items():
-        _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
-        if entry != params["curves"][name]:
-            raise SettingsError(f"closed_form.{name} differs from curves.{name}: write it as a reference, *{name}")
     for curve, entry in params["curves"].items():
         if "recipe" in entry and entry["recipe"] not in params["recipes"].values():
             raise SettingsError(f"curves.{curve}.recipe is none of the recipes: write it as a reference, *name")
+        _check_curve(params, curve, entry)
+    _check_closed_form(params)
     _check_repeats(params)
     measured = {**params["curves"], **params["repeats"]}
     _check_variational(params)
     _check_figures(params, measured)
     _check_claims(params, measured)
-    for name, variance in params["likelihood"]["curves"].items():
-        _one_of(f"likelihood.curves: {name!r}", name, params["curves"], "curves")
-        if variance == "own" and params["models"].get(params["curves"][name]["model"], {}).get("trainer") != "vae":
-            raise SettingsError(f"likelihood.curves.{name}: only a VAE has noise of its own; give a variance")
-    for curve, entry in params["curves"].items():
-        network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
-        trained_on = params["models"][network]["dataset"]
-        if entry["dataset"] != trained_on:
-            raise SettingsError(
-                f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}"
-            )
-        sampler = section(params, "sampler", curve)
-        prerun = section(params, "prerun", curve)
-        if prerun["schedule"] == "sigmoid" and "gap" in entry:
-            raise SettingsError(
-                f"curves.{curve}: gap needs prerun.schedule: learned; with a sigmoid schedule give n_temperatures"
-            )
-        if prerun["step_size_rule"] == "running_mean" and sampler["group_size"] > 1:
-            raise SettingsError(
-                f"curves.{curve}: chains with step sizes of their own (prerun.step_size_rule: running_mean) cannot "
-                f"resample among themselves; sampler.group_size must be 1, not {sampler['group_size']}"
-            )
-        for step, least in (("ais", 2), ("bdmc", 1)):
-            n_chains = section(params, step, curve)["n_chains"]
-            if n_chains % sampler["group_size"] or n_chains < least * sampler["group_size"]:
-                raise SettingsError(
-                    f"curves.{curve}: {step}.n_chains is {n_chains}; it must be a multiple of sampler.group_size = "
-                    f"{sampler['group_size']}, at least {least} times"
-                )
-            if prerun["step_size_rule"] == "running_mean" and n_chains != prerun["n_chains"]:
-                raise SettingsError(
-                    f"curves.{curve}: a step size per chain needs as many chains in prerun and {step}, "
-                    f"not {prerun['n_chains']} and {n_chains}"
-                )
-        n_formal, n_trial = (section(params, step, curve)["n_chains"] for step in ("ais", "bdmc"))
-        if "gap" in entry and n_trial > n_formal:
-            raise SettingsError(
-                f"curves.{curve}: bdmc.n_chains is {n_trial}; where a gap is asked for it must be at most ais.n_chains "
-                f"= {n_formal}, or the curve would have a larger gap than BDMC finds"
-            )
-        most = entry.get("n_temperatures", prerun["max_temperatures"])
-        if 2 * entry["n_recorded"] > most:
-            raise SettingsError(
-                f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the {most} temperatures can be "
-                "recorded"
-            )
-        n_betas = section(params, "bdmc", curve)["n_betas"]
-        if n_betas > entry["n_recorded"]:
-            raise SettingsError(f"curves.{curve}: bdmc.n_betas is {n_betas}, of {entry['n_recorded']} recorded betas")
-        seeds = {step: section(params, step, curve)["seed"] for step in ("prerun", "ais", "bdmc")}
-        if len(set(seeds.values())) < len(seeds):
-            raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
+    _check_likelihood(params)
 
 
 def names_of_figure(entry: Mapping[str, Any], kind: Literal["curves", "variational"] = "curves") -> list[str]:
@@ -190,8 +147,95 @@ def names_of_scorecard(section: Mapping[str, Any]) -> list[str]:
     return [figure for figure, entry in section.items() if not entry.get("on_request")]
 
 
+def _check_curve(params: Mapping[str, Any], curve: str, entry: Mapping[str, Any]) -> None:
+    network = params["compositions"].get(entry["model"], {}).get("decoder", entry["model"])
+    trained_on = params["models"][network]["dataset"]
+    if entry["dataset"] != trained_on:
+        raise SettingsError(f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}")
+    low, high = (entry["prior"].get(key, default) for key, default in (("low", -1.0), ("high", 1.0)))
+    if not low < high:
+        raise SettingsError(f"curves.{curve}.prior: a uniform prior needs low < high, not {low} and {high}")
+    if "gap" in entry and entry["distortion"]["name"] not in _SIMULATED:
+        raise SettingsError(
+            f"curves.{curve}: a gap is measured on simulated data, and none can be simulated under "
+            f"{entry['distortion']['name']}; give n_temperatures"
+        )
+    sampler = section(params, "sampler", curve)
+    prerun = section(params, "prerun", curve)
+    if prerun["schedule"] == "sigmoid" and "gap" in entry:
+        raise SettingsError(
+            f"curves.{curve}: gap needs prerun.schedule: learned; with a sigmoid schedule give n_temperatures"
+        )
+    if prerun["step_size_rule"] == "running_mean" and sampler["group_size"] > 1:
+        raise SettingsError(
+            f"curves.{curve}: chains with step sizes of their own (prerun.step_size_rule: running_mean) cannot "
+            f"resample among themselves; sampler.group_size must be 1, not {sampler['group_size']}"
+        )
+    for step, least in (("ais", 2), ("bdmc", 1)):
+        n_chains = section(params, step, curve)["n_chains"]
+        if n_chains % sampler["group_size"] or n_chains < least * sampler["group_size"]:
+            raise SettingsError(
+                f"curves.{curve}: {step}.n_chains is {n_chains}; it must be a multiple of sampler.group_size = "
+                f"{sampler['group_size']}, at least {least} times"
+            )
+        if prerun["step_size_rule"] == "running_mean" and n_chains != prerun["n_chains"]:
+            raise SettingsError(
+                f"curves.{curve}: a step size per chain needs as many chains in prerun and {step}, "
+                f"not {prerun['n_chains']} and {n_chains}"
+            )
+    n_formal, n_trial = (section(params, step, curve)["n_chains"] for step in ("ais", "bdmc"))
+    if "gap" in entry and n_trial > n_formal:
+        raise SettingsError(
+            f"curves.{curve}: bdmc.n_chains is {n_trial}; where a gap is asked for it must be at most ais.n_chains "
+            f"= {n_formal}, or the curve would have a larger gap than BDMC finds"
+        )
+    most = entry.get("n_temperatures", prerun["max_temperatures"])
+    if 2 * entry["n_recorded"] > most:
+        raise SettingsError(
+            f"curves.{curve}: n_recorded is {entry['n_recorded']}; at most half of the {most} temperatures can be "
+            "recorded"
+        )
+    n_betas = section(params, "bdmc", curve)["n_betas"]
+    if n_betas > entry["n_recorded"]:
+        raise SettingsError(f"curves.{curve}: bdmc.n_betas is {n_betas}, of {entry['n_recorded']} recorded betas")
+    seeds = {step: section(params, step, curve)["seed"] for step in ("prerun", "ais", "bdmc")}
+    if len(set(seeds.values())) < len(seeds):
+        raise SettingsError(f"curves.{curve}: prerun, ais and bdmc must have different seeds, not {seeds}")
+
+
+def _check_closed_form(params: Mapping[str, Any]) -> None:
+    for name, entry in params["closed_form"].items():
+        _one_of(f"closed_form: {name!r}", name, params["curves"], "curves")
+        if entry != params["curves"][name]:
+            raise SettingsError(f"closed_form.{name} differs from curves.{name}: write it as a reference, *{name}")
+        found = {key: entry[key]["name"] for key in ("distortion", "prior")}
+        found["decoder"] = params["models"].get(entry["model"], {}).get("architecture", "of features")
+        for key, legal in (("decoder", "linear"), ("distortion", "gaussian_nll"), ("prior", "standard_normal")):
+            if found[key] != legal:
+                raise SettingsError(f"closed_form.{name}: there is one where the {key} is {legal}, not {found[key]}")
+
+
+def _check_likelihood(params: Mapping[str, Any]) -> None:
+    for name, variance in params["likelihood"]["curves"].items():
+        where = f"likelihood.curves.{name}"
+        _one_of(f"likelihood.curves: {name!r}", name, params["curves"], "curves")
+        curve = params["curves"][name]
+        if curve["distortion"]["name"] != "squared_error":
+            raise SettingsError(f"{where}: log p(x) needs squared_error, not {curve['distortion']['name']}")
+        if variance == "own":
+            if params["models"].get(curve["model"], {}).get("trainer") != "vae":
+                raise SettingsError(f"{where}: only a VAE has noise of its own; give a variance")
+        elif 1 / (2 * variance) > curve["beta_max"]:
+            raise SettingsError(
+                f"{where}: a variance of {variance} is read at beta = {1 / (2 * variance):g}, and the curve ends at "
+                f"{curve['beta_max']}"
+            )
+
+
 def _check_figures(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     for figure, entry in params["figures"].items():
+        if figure in RESERVED or figure.startswith("claims_"):
+            raise SettingsError(f"figures.{figure}: the pipeline has another step of this name; call it otherwise")
         legal, kind = measured, "curves and repeats"
         if entry.get("kind") == "reconstructions":
             legal, kind = params["curves"], "curves"
@@ -202,6 +246,22 @@ def _check_figures(params: Mapping[str, Any], measured: Mapping[str, Any]) -> No
         if "illustration" in entry:
             name = entry["illustration"]
             _one_of(f"figures.{figure}.illustration: {name!r}", name, params["illustrations"], "illustrations")
+        for panel in entry.get("panels", {"": entry}).values():
+            drawn = [*panel.get("curves", {}), *panel.get("variational", {})]
+            _check_axes(params, figure, drawn, "distortion")
+        _check_axes(params, figure, [*names_of_figure(entry), *names_of_figure(entry, "variational")], "dataset")
+
+
+def _check_axes(params: Mapping[str, Any], figure: str, names: Sequence[str], key: str) -> None:
+    """Curves share axes that are of one data set and distortion."""
+    derived = {**params["repeats"], **params["variational"]}
+    found = {name: params["curves"][derived.get(name, {"curve": name})["curve"]][key] for name in names}
+    for name in names[1:]:
+        if found[name] != found[names[0]]:
+            raise SettingsError(
+                f"figures.{figure}: {names[0]} and {name} cannot share axes, for their {key} is {found[names[0]]} and "
+                f"{found[name]}"
+            )
 
 
 def _check_claims(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
@@ -209,6 +269,8 @@ def _check_claims(params: Mapping[str, Any], measured: Mapping[str, Any]) -> Non
         for kind, legal in (("curves", measured), ("variational", params["variational"]), ("bdmc", params["curves"])):
             for name in names_of_claims(entry)[kind]:
                 _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
+                if kind == "bdmc" and legal[name]["distortion"]["name"] not in _SIMULATED:
+                    raise SettingsError(f"claims.{figure}: {name} has no BDMC gap: nothing can be simulated for it")
         for window, (low, high) in entry["windows"].items():
             if not low < high:
                 raise SettingsError(f"claims.{figure}.windows.{window}: from {low} to {high} nats is no window")

@@ -12,6 +12,7 @@ import yaml
 from project import BIN, ROOT
 
 from rdcurve.cli import _parser, sections
+from rdcurve.settings import RESERVED
 
 # Modules that cannot change a result, or whose content is in the hash of a file (networks: in the checkpoint).
 INFRASTRUCTURE = {
@@ -200,3 +201,16 @@ def test_the_core_knows_nothing_of_the_rest():
     outer = {"models", "training", "data", "plot", "cli", "commands", "settings", "vision"}
     assert not {m for m in loaded if m.startswith("rdcurve.") and m.split(".")[1] in outer}
     assert "torchvision" not in loaded
+
+
+def test_no_figure_takes_the_name_of_a_step():
+    """Names that settings.py refuses are those of the rules and of the stages that stand in dvc.yaml by hand."""
+    rules = {
+        name
+        for path in (ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk"))
+        for name in re.findall(r"^rule (\w+):", path.read_text(), flags=re.MULTILINE)
+    }
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    written = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages = {name for name in written if name not in params["figures"] and not name.startswith("claims_")}
+    assert rules | stages == RESERVED
