@@ -2,6 +2,7 @@ import os
 
 # two busy cores: the threads of several test processes would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"  # no windows
 
 import pytest
 import torch

@@ -67,4 +67,4 @@ def bdmc_points(curve: RDCurve, largest: float, n: int = 10) -> pd.DataFrame:
     gap = largest * np.sin(np.linspace(0.1, np.pi - 0.1, n)) ** 2
     gap[n // 2] = largest
     columns = {"beta": curve.beta[at], "lower": -400.0, "upper": -400 + gap, "gap": gap, "gap_se": 0.05}
-    return pd.DataFrame({**columns, "acceptance": 0.85})
+    return pd.DataFrame({**columns, "acceptance": 0.85, "n_images": 5})

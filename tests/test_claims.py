@@ -467,6 +467,18 @@ def test_scorecard_refuses_verdicts_on_other_statements(folder):
     (folder / "verdicts/figure0.json").write_text("{")
     with pytest.raises(FileError, match=r"figure0\.json: not a readable file of verdicts"):
         scorecard({"figure0": ENTRY}, folder / "verdicts")
+    with pytest.raises(FileError, match="nowhere: no such folder; `rdcurve claims` writes verdicts into one"):
+        scorecard({"figure0": ENTRY}, folder / "nowhere")
+
+
+def test_scorecard_refuses_verdicts_without_their_reasons(folder):
+    decided(folder)
+    path = folder / "verdicts/figure0.json"
+    verdicts = json.loads(path.read_text())
+    del verdicts["better"]["reason"]
+    path.write_text(json.dumps(verdicts))
+    with pytest.raises(FileError, match=r"figure0\.json: better is without reason; decide it again"):
+        scorecard({"figure0": ENTRY}, folder / "verdicts")
 
 
 def test_names_are_those_that_claims_use():

@@ -79,7 +79,7 @@ def test_pixels_of_grey_and_colour():
 def rows(shape, n=4):
     generator = np.random.default_rng(0)
     images = generator.random((3, n, *shape))
-    return images[0], [Row(f"model {i}", images[i], 3512.0, 41.26, 0.01) for i in (1, 2)]
+    return images[0], [Row(f"model {i}", images[i], 3512.0, 41.26, 0.01, certified=i == 1) for i in (1, 2)]
 
 
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)])
@@ -98,7 +98,13 @@ def test_every_image_stands_in_its_row_and_column(shape):
     assert (sheet[side] == 1).all()  # white between two images
     assert [label.get_text() for label in ax.get_yticklabels()] == ["test images", "model 1", "model 2"]
     texts = [text.get_text() for text in ax.texts]
-    assert texts == ["β", "rate (nats)", "distortion", *2 * ["3512", "41.3", "0.0100"]]
+    assert texts == ["β", "rate (nats)", "distortion", *2 * ["3512", "41.3", "0.0100"], "*"]
+    assert ax.get_xlabel().startswith("* not certified")
+    assert ax.texts[-1].xy[1] == ax.get_yticks()[2]  # beside the second model, the one that is not
+    all_certified = [model._replace(certified=True) for model in models]
+    (ax,) = figure(originals, all_certified, title="Title", width=6.8, font_size=8).axes
+    assert not ax.get_xlabel()
+    assert "*" not in [text.get_text() for text in ax.texts]
 
 
 @pytest.mark.parametrize("n_rows, n", [(2, 4), (9, 10)])

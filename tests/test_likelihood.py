@@ -171,7 +171,7 @@ def table_of(folder, variance, facts, uncertified_below=0.0):
             own.copy_(value)
     arguments = {"latent_dim": problem.weight.shape[1], "n_pixels": 8}
     save_decoder(folder / "m.safetensors", decoder, architecture="linear", arguments=arguments, facts=facts)
-    points = {"beta": [1.0, 5.0, 50.0], "gap": [0.1, -0.2, 0.3], "gap_se": [0.01, 0.02, 0.03]}
+    points = {"beta": [1.0, 5.0, 50.0], "gap": [0.1, -0.2, 0.3], "gap_se": [0.01, 0.02, 0.03], "n_images": 3}
     pd.DataFrame(points).to_csv(folder / "c.csv", index=False)
     args = argparse.Namespace(curves=folder / "curves", decoders=folder, bdmc=folder, guard=Guard())
     args.output, args.table = folder / "l.md", folder / "l.csv"

@@ -355,7 +355,7 @@ def test_gaps_of_several_curves_with_one_entry_are_told_apart():
 
 def test_a_curve_that_came_with_bounds_is_drawn_with_its_largest_gap():
     curve = synthetic(seed=1)
-    points = bdmc_points(curve, 0.29).assign(acceptance=0.8, n_images=5)
+    points = bdmc_points(curve, 0.29)
     worst = points.loc[points["gap"].idxmax()]
     ax = replace(curve, facts=curve.facts | {"bdmc": points.to_dict("list")}).plot()
     (text,) = ax.get_legend().get_texts()
@@ -376,6 +376,20 @@ def test_gaps_stand_at_the_rates_of_their_betas():
     points["beta"] *= 1.01
     with pytest.raises(FileError, match="curve a: of 12 BDMC points, 0 are at betas of the curve"):
         draw(Drawn("a", curve, label="a", gaps=points), below="gaps")
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(2.0, "linear"), (40.0, "symlog")])
+def test_one_large_gap_leaves_the_others_to_be_seen(largest, scale):
+    curve = synthetic("a")
+    points = bdmc_points(curve, 0.5)
+    points.loc[3, "gap"] = largest
+    drawing = draw(Drawn("a", curve, label="a", gaps=points), below="gaps")
+    drawing.draw_without_rendering()
+    _, below, _ = drawing.axes
+    assert below.get_yscale() == scale
+    heights = below.transAxes.inverted().transform(below.transData.transform([[1.0, 0.0], [1.0, 0.5]]))[:, 1]
+    assert heights[1] - heights[0] > 0.05  # half a nat, of the height of the panel
+    assert {label.get_text() for label in below.get_yticklabels()} > {"0"}
 
 
 def test_panels_share_rates_and_legend():
@@ -508,12 +522,23 @@ def test_every_distortion_has_the_label_that_it_gives_itself():
         assert command.DISTORTION_LABELS[name] == distortion.label
 
 
+TABLES = {
+    "empty": b"",
+    "other columns": b"a,b\n1,2\n",
+    "words": b"beta,gap,gap_se,n_images\n1,small,0.1,5\n",
+    "binary": b"\xff\xfe\x00\x01",
+}
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
         ("curve", r"curves/vae2\.safetensors: no such file"),
         ("gaps", r"bdmc/vae2\.csv: not a readable table of BDMC points"),
         ("empty", r"bdmc/vae2\.csv: not a readable table of BDMC points"),
+        ("other columns", r"bdmc/vae2\.csv: not a readable table of BDMC points"),
+        ("words", r"bdmc/vae2\.csv: not a readable table of BDMC points"),
+        ("binary", r"bdmc/vae2\.csv: not a readable table of BDMC points"),
         ("variational", r"variational/vae2\.safetensors: no such file"),
         ("exact", r"exact/vae2\.safetensors: no such file"),
         ("folder", "f cannot be drawn without --bdmc"),
@@ -529,8 +554,8 @@ def test_what_cannot_be_drawn_is_one_clear_line(folder, damage, message):
         path.unlink()
     elif damage == "gaps":
         (folder / "bdmc/vae2.csv").unlink()
-    elif damage == "empty":
-        (folder / "bdmc/vae2.csv").write_bytes(b"")
+    elif damage in TABLES:
+        (folder / "bdmc/vae2.csv").write_bytes(TABLES[damage])
     elif damage == "variational":
         entry["variational"] = {"vae2": "c"}
     elif damage == "exact":

@@ -23,6 +23,7 @@ from rdcurve.plot import style
 __all__ = ["Row", "figure", "nearest", "pixels", "reconstruct"]
 
 _GAP = 0.07  # between two images, as a share of one
+_STAR = "* not certified: an upper bound on the rate, and perhaps not a close one"
 _COLUMNS = (3.8, 10.0, 15.5)  # right ends of the columns of numbers, in font sizes from the images
 
 
@@ -34,6 +35,7 @@ class Row(NamedTuple):
         images: [n, *data].
         beta: slope of the curve where they are taken.
         rate, distortion: mean over all images of the curve at that beta, nats and units of d.
+        certified: whether the curve is, at that beta.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     beta: float
     rate: float
     distortion: float
+    certified: bool
 
 
 def nearest(curve: RDCurve, *, beta: float | None = None, rate: float | None = None) -> int:
@@ -110,6 +113,8 @@ def pixels(data: np.ndarray) -> np.ndarray:
 def figure(originals: np.ndarray, rows: Sequence[Row], *, title: str, width: float, font_size: float) -> Figure:
     """Originals on top, then a row of reconstructions for each model, with its name, beta, rate and distortion.
 
+    A star stands beside a rate that is not certified, and below what that means.
+
     Args:
         originals: [n, *data].
         rows: with as many images each.
@@ -146,6 +151,15 @@ def figure(originals: np.ndarray, rows: Sequence[Row], *, title: str, width: flo
                     ha="right",
                     va="center_baseline",
                 )
+        for middle, row in zip(middles[1:], rows, strict=True):
+            if not row.certified:
+                place = ((_COLUMNS[1] + 0.1) * font_size, 0)
+                ax.annotate(
+                    "*", (1, middle), xycoords=ax.get_yaxis_transform(), xytext=place, textcoords="offset points",
+                    va="center_baseline",
+                )  # fmt: skip
+        if not all(row.certified for row in rows):
+            ax.set_xlabel(_STAR)
         drawing.suptitle(title)
         drawing.draw_without_rendering()  # lays out; how wide the sheet becomes says how high the figure must be
         high = ax.get_position().width * width * sheet.shape[0] / sheet.shape[1]

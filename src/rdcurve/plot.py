@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,7 +27,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import TickedStroke
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError, writing
@@ -47,6 +43,8 @@ _FAMILIES = ("#0173b2", "#de8f05", "#029e73", "#6a00d4")
 _DASHED = (0, (3, 1.5))
 _MARGIN = 0.05  # inches, between drawing and legend
 _BELOW = 0.45  # height of a lower panel, as a share of the upper one
+_LARGE_GAP = 10  # nats: beyond, an axis of gaps is logarithmic outside [-1, 1]
+_SYMLOG_TICKS = [sign * 10.0**power for sign in (-1, 1) for power in range(4)] + [0.0]
 _BELOW_LABELS = {"gaps": "BDMC gap\n(nats)", "differences": "Difference\n(std. errors)"}
 
 Below = Literal["gaps", "differences"]
@@ -401,6 +399,12 @@ def _draw_gaps(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None
     ax.axhline(0, color="black", linewidth=0.5, zorder=0)
     ax.set(xscale="log", xlabel="Rate (nats)")
     _log_ticks(ax.xaxis)
+    low, high = ax.get_ylim()
+    if max(-low, high) > _LARGE_GAP:  # of one, beside which all others would be zero
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_yticks([tick for tick in _SYMLOG_TICKS if low <= tick <= high])
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_differences(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None:

@@ -27,8 +27,10 @@ def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
         folder: holds FIGURE.json as `rdcurve claims` wrote it, for the figures that are measured.
 
     Raises:
-        FileError: a file that is not readable, or that holds other claims than the settings; names it.
+        FileError: no such folder; a file that is not readable, or that holds other claims than the settings; names it.
     """
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder; `rdcurve claims` writes verdicts into one")
     rows = []
     for figure in names_of_scorecard(section):
         entry = section[figure]
@@ -42,6 +44,8 @@ def scorecard(section: Mapping[str, Any], folder: Path) -> pd.DataFrame:
             found = decided.get(claim["id"], {})
             if found.get("statement") != claim["statement"]:
                 raise FileError(f"{path}: decides {', '.join(decided)}, not {claim['id']} as the settings state it")
+            if missing := [name for name in _COLUMNS if name not in found]:
+                raise FileError(f"{path}: {claim['id']} is without {', '.join(missing)}; decide it again")
             rows.append(row | {name: found[name] for name in _COLUMNS})
     return pd.DataFrame(rows, columns=["figure", "claim", "statement", *_COLUMNS])
 

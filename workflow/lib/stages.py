@@ -16,10 +16,10 @@ import yaml
 
 MARK = "  # From here on written by `make stages`, out of params.yaml.\n"
 _FOLDERS = ("curves", "exact", "bdmc", "variational", "illustrations", "decoders", "data")
-_DRAWING = ("commands/plot.py", "curve.py", "plot.py")
-_ILLUSTRATION = ("commands/plot.py", "curve.py", "illustrations/draw.py", "plot.py")
-_GRIDS = ("commands/plot.py", "curve.py", "data/load.py", "grids.py", "models/checkpoint.py", "plot.py")
-_CLAIMS = ("claims.py", "commands/claims.py", "comparison.py", "curve.py")
+_DRAWING = ("commands/gaps.py", "commands/plot.py", "curve.py", "plot.py")
+_ILLUSTRATION = ("commands/gaps.py", "commands/plot.py", "curve.py", "illustrations/draw.py", "plot.py")
+_GRIDS = (*_DRAWING[:2], "curve.py", "data/load.py", "grids.py", "models/checkpoint.py", "plot.py")
+_CLAIMS = ("claims.py", "commands/claims.py", "commands/gaps.py", "comparison.py", "curve.py")
 
 
 def stages(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _likelihood(params: Mapping[str, Any]) -> dict[str, Any]:
         "cmd": f"rdcurve likelihood --params params.yaml {folders} --output {table}.md --table {table}.csv",
         "deps": [
             *files,
-            *_code(("commands/likelihood.py", "curve.py", "likelihood.py", "models/checkpoint.py")),
+            *_code(("commands/gaps.py", "commands/likelihood.py", "curve.py", "likelihood.py", "models/checkpoint.py")),
         ],
         "params": ["likelihood"],
         "outs": [f"{table}.md", f"{table}.csv"],

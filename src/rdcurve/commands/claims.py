@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rdcurve.claims import Decision, decide
+from rdcurve.commands.gaps import read_gaps
 from rdcurve.comparison import MeanCurve
 from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError, write_json, writing
@@ -29,13 +30,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         name: MeanCurve.bound(name, curve) if name in needed["variational"] else MeanCurve.measured(name, curve)
         for name, curve in loaded.items()
     }
-    gaps = {}
-    for name in needed["bdmc"]:
-        path = args.bdmc / f"{name}.csv"
-        try:
-            gaps[name] = pd.read_csv(path)[["beta", "gap", "gap_se", "n_images"]]
-        except (OSError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
+    gaps = {name: read_gaps(args.bdmc / f"{name}.csv") for name in needed["bdmc"]}
     decisions = decide(entry, curves, gaps)
     args.guard.check()
     write_json(args.output, {decision.id: _summary(decision) for decision in decisions})

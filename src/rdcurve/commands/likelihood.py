@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rdcurve.commands.gaps import read_gaps
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError, write_bytes, writing
 from rdcurve.likelihood import log_likelihood
@@ -35,7 +36,10 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
 
 def _row(args: argparse.Namespace, name: str, variance: float | str) -> dict[str, Any]:
     """log p of a curve at the model's own variance, or at a given one."""
-    curve = RDCurve.load(args.curves / f"{name}.safetensors")
+    source = args.curves / f"{name}.safetensors"
+    curve = RDCurve.load(source)
+    if "model" not in curve.facts.get("settings", {}):
+        raise FileError(f"{source}: does not say its model; only `rdcurve ais` writes curves for this table")
     path = args.decoders / f"{curve.facts['settings']['model']}.safetensors"
     loaded = load_decoder(path)
     if variance == "own":
@@ -45,7 +49,7 @@ def _row(args: argparse.Namespace, name: str, variance: float | str) -> dict[str
     with torch.no_grad():
         n_pixels = loaded.decoder(torch.zeros(1, loaded.latent_dim, dtype=loaded.dtype)).numel()
     found = log_likelihood(curve, float(variance), n_pixels)
-    bounds = pd.read_csv(args.bdmc / f"{name}.csv")
+    bounds = read_gaps(args.bdmc / f"{name}.csv")
     above = bounds[bounds["beta"] >= found.beta]
     upper = int(np.searchsorted(curve.beta, found.beta).clip(1, len(curve.beta) - 1))
     return {

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from rdcurve.commands.gaps import read_gaps
 from rdcurve.curve import RDCurve, same_images
 from rdcurve.files import FileError, load_arrays
 from rdcurve.plot import FORMATS, Drawn, Panel, figure, save
@@ -78,7 +78,7 @@ def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Fi
         k = grids.nearest(curve, beta=entry.get("beta"), rate=entry.get("rate"))
         shown = grids.reconstruct(curve, loaded.decoder, k, n)
         numbers = (float(values[k]) for values in (curve.beta, curve.mean("rate"), curve.mean("distortion")))
-        rows.append(grids.Row(entry["curves"][name], shown, *numbers))
+        rows.append(grids.Row(entry["curves"][name], shown, *numbers, bool(curve.certified[k])))
     originals = images(_folder(args, "data") / dataset, "test", n).numpy()
     return grids.figure(originals, rows, title=entry["title"], width=look["page_width"], font_size=look["font_size"])
 
@@ -114,7 +114,7 @@ def _panel(
         curve = measured[name]
         exact = RDCurve.load(_folder(args, "exact") / file).first(n_images) if name in closed_form else None
         repeat = curve.facts.get("curve", name) != name  # BDMC has tried the curve itself
-        gaps = None if repeat else _gaps(_folder(args, "bdmc") / f"{name}.csv")
+        gaps = None if repeat else read_gaps(_folder(args, "bdmc") / f"{name}.csv")
         drawn.append(Drawn(name, curve, **_look(look), gaps=gaps, exact=exact))
     for name, look in entry.get("variational", {}).items():
         curve = RDCurve.load(_folder(args, "variational") / f"{name}.safetensors").first(n_images)
@@ -134,13 +134,6 @@ def _folder(args: argparse.Namespace, option: str) -> Path:
     if folder is None:
         raise FileError(f"{args.name} cannot be drawn without --{option}")
     return folder
-
-
-def _gaps(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise FileError(f"{path}: not a readable table of BDMC points ({error})") from error
 
 
 def _common(figure: str, measured: Mapping[str, RDCurve], key: str) -> Any:
