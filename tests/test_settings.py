@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from rdcurve import settings
+from rdcurve.commands.inputs import DISTORTIONS
 from rdcurve.sampler import prerun
 from rdcurve.settings import SettingsError
+from rdcurve.types import SamplableDistortion
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +98,7 @@ GAPS = {"id": "gaps", "statement": "small", "kind": "gap_at_most", "limit": 1.0,
             {"name": "uniform", "low": 2, "high": 1},
             "curves.vae10.prior: a uniform prior needs low < high, not 2 and 1",
         ),
+        ("curves.vae10.prior", {"name": "uniform", "low": -2}, "'high' is a dependency of 'low'"),
         ("curves.vae10.distortion", {"name": "ssim"}, "a gap is measured on simulated data, and none can be simulated"),
         ("sampler.n_images", 20000, "sampler.n_images: 20000 is greater than the maximum of 10000"),
         ("prerun.metric", "best", "'best' is not one of identity, pooled, image"),
@@ -346,3 +349,9 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match=r"params\.yaml: not a text in UTF-8"):
         settings.read(tmp_path / "params.yaml")
+
+
+def test_settings_know_which_distortions_can_be_simulated():
+    """They are read without torch, so the names stand there; the type is what decides."""
+    known = {name for name, kind in DISTORTIONS.items() if isinstance(kind(), SamplableDistortion)}
+    assert known == set(settings._SIMULATED)

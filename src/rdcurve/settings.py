@@ -152,9 +152,11 @@ def _check_curve(params: Mapping[str, Any], curve: str, entry: Mapping[str, Any]
     trained_on = params["models"][network]["dataset"]
     if entry["dataset"] != trained_on:
         raise SettingsError(f"curves.{curve}: dataset is {entry['dataset']}, but its model is trained on {trained_on}")
-    low, high = (entry["prior"].get(key, default) for key, default in (("low", -1.0), ("high", 1.0)))
-    if not low < high:
-        raise SettingsError(f"curves.{curve}.prior: a uniform prior needs low < high, not {low} and {high}")
+    prior = entry["prior"]
+    if "low" in prior and not prior["low"] < prior["high"]:
+        raise SettingsError(
+            f"curves.{curve}.prior: a uniform prior needs low < high, not {prior['low']} and {prior['high']}"
+        )
     if "gap" in entry and entry["distortion"]["name"] not in _SIMULATED:
         raise SettingsError(
             f"curves.{curve}: a gap is measured on simulated data, and none can be simulated under "
