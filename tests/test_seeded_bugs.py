@@ -59,7 +59,7 @@ BUGS = {
     "routes without their weights": ("estimate", "(weight * n / m).log()", "(weight * 0 + n / m).log()", f"{ESTIMATE}::test_routes_are_averaged_with_their_weights"),
     "a mode found once confirms itself": ("certify", "hits < LEAST_HITS", "hits < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
     "halves confirm each other whatever they descend from": ("certify", "lineages < LEAST_HITS", "lineages < 0", f"{DESCENT}::test_not_certified_when_the_best_mode_was_missed_by_all_but_one"),
-    "chains counted where draws are meant": ("certify", "(lineage[:, None] == lineage)", "torch.eye(len(lineage))[..., None]", f"{DESCENT}::test_lineages_are_the_draws_behind_the_weights"),
+    "chains counted where draws are meant": ("certify", "scatter_add_(0, lineage.cpu(), share)", "add_(share)", f"{DESCENT}::test_lineages_are_the_draws_behind_the_weights"),
     "a certificate that is deaf to the curve": ("certify", "down.max(0).values, second)\n    return first - torch.minimum(second, given)", "down.max(0).values, second)\n    return first - second", f"{DESCENT}::test_a_curve_that_hardly_counts_its_best_route_is_not_certified"),
     "steps of one graph with one step size": ("ais", "sizes[i], factors[i]", "sizes[0], factors[i]", "tests/sampler/test_captured.py::test_several_steps_as_one_graph_give_the_same_bits"),
     "a coarse force at one end of a trajectory": ("hmc", "    point = target.at(z + _apply(factor, step_size * momentum))\n", "    point = target.at(z + _apply(factor, step_size * momentum))\n    point = Point(*point[:3], *target.gradients(point.z))\n", f"{HMC}::test_leapfrog_with_another_force_between_its_ends_is_reversible"),

@@ -14,9 +14,15 @@ from rdcurve.types import SamplableDistortion
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def params():
+@pytest.fixture(scope="module")
+def published():
     return settings.read(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def params(published):
+    """To be spoilt by one test."""
+    return deepcopy(published)
 
 
 def put(params, dotted, value):

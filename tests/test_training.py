@@ -6,7 +6,6 @@ import math
 import random
 import signal
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch
 import yaml
 from matplotlib.image import imread
 from problems import DTYPE
+from steps import few_settings
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy, softplus
@@ -472,7 +472,7 @@ MODELS = {
 def test_command_writes_checkpoint_history_and_picture(tmp_path, capsys, trainer):
     """At once, and cut after every step: the bytes are the same."""
     model = MODELS[trainer] | {"dataset": "mnist", "trainer": trainer, "dtype": "float32"}
-    params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    params = few_settings()
     params["models"]["small"] = model
     params["training"]["n_validation"] = 20
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))

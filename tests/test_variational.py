@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from problems import DTYPE, LinearProblem, curved_decoder, linear_problem, quadrature, threshold
-from steps import ROOT, Bench
+from steps import Bench
 
 from rdcurve.commands import variational
 from rdcurve.curve import RDCurve
@@ -302,7 +301,7 @@ def test_shift_of_the_log_variance():
 def test_command_writes_curve_and_history(tmp_path, capsys, method):
     bench = Bench(tmp_path)
     (tmp_path / "mnist/train-images-idx3-ubyte").write_bytes((tmp_path / "mnist/t10k-images-idx3-ubyte").read_bytes())
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | bench.params
+    params = bench.params
     params["training"]["n_validation"] = 4
     settings = asdict(replace(AMORTISED, n_steps=4, batch_size=5) if method == "amortised" else PER_IMAGE)
     settings |= {"n_steps": 4, "hidden": [6], "n_validation": 2}

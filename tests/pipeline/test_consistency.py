@@ -107,7 +107,8 @@ for modules in {list(commands)}:
         assert not missing, (name, missing)
 
 
-def test_rules_and_stages_are_one_graph(stages, tmp_path):
+@pytest.mark.pipeline  # the real snakemake plans all of its jobs
+def test_rules_and_stages_are_one_graph(stages):
     """Each Snakemake job has the inputs and outputs of its DVC stage, code and settings aside."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     on_request = [name for name, entry in params["figures"].items() if entry.get("on_request")]

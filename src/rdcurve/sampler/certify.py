@@ -70,6 +70,6 @@ def lineages(log_weight: Tensor, lineage: Tensor) -> Tensor:
         lineage: [C, N], the draw that each chain descends from.
     """
     n_images = log_weight.shape[1]
-    share, lineage = full(log_weight).softmax(0), full(lineage)
-    together = (share * (lineage[:, None] == lineage)).sum(1)  # [C, N], W of the draw of each chain
-    return 1 / (share * together).sum(0)[:n_images]
+    share = full(log_weight).softmax(0)[:, :n_images].cpu()  # a GPU would add up in an order of chance
+    drawn = torch.zeros_like(share).scatter_add_(0, lineage.cpu(), share)  # [C, N], W
+    return (1 / full(drawn).square().sum(0)[:n_images]).to(log_weight.device)
