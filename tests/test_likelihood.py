@@ -136,6 +136,7 @@ def test_of_a_measured_curve():
         beta_max=20.0,
         n_temperatures=120,
         n_recorded=20,
+        n_simulated=0,
         n_chains=64,
         prerun_settings=PrerunSettings(n_rounds=1, round_temperatures=50, n_blocks=4, n_starts=0),
     )

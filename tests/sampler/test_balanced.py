@@ -142,6 +142,7 @@ def test_curve_under_a_prior_that_is_mostly_bad():
     nats of log Z, so that 2 nats are seen. Annealed under the prior itself, the certificate fails.
     """
     options = {"latent_dim": 2, "beta_max": 30.0, "prior": BAD, "n_temperatures": 400, "n_recorded": 5, "n_chains": 16}
+    options["n_simulated"] = 0  # bounds are compared below
     settings = PrerunSettings(n_rounds=2, round_temperatures=100, n_starts=6, most_starts=0)
     images = torch.cat([X, X.flip(1)])
     curve = rdcurve.measure(curved_decoder, images, prerun_settings=settings, **options)

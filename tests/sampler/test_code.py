@@ -45,6 +45,7 @@ def test_codes_have_the_distortion_of_the_posterior(routes):
         distortion=problem.distortion,
         n_temperatures=12 if one_route else 60,
         n_recorded=6,
+        n_simulated=0,
         n_chains=96 if one_route else 16,
         kernel=Kernel(n_leapfrog=1, jitter=0.2, persistence=0.0) if one_route else Kernel(2, 0.2, 0.5),
         groups=Groups() if one_route else Groups(8),

@@ -306,6 +306,7 @@ def test_both_routes_together_are_right_where_one_is_not():
     last one 20 images are right within 0.3 nats and with little doubt.
     """
     target, arguments = holes_target(30), {"latent_dim": 2, "beta_max": 300.0, "n_temperatures": 120, "n_recorded": 20}
+    arguments["n_simulated"] = 0
     both = rdcurve.measure(target.decoder, target.x, prerun_settings=replace(QUICK, n_starts=60), **arguments)
     exact = exact_log_z(target, both.beta)
     assert (np.abs(np.median(both.log_z - exact, 1)) < 0.5).all()
@@ -387,7 +388,7 @@ def test_a_decoder_whose_best_mode_is_missed_is_not_certified():
     few = replace(QUICK, n_starts=2)
     curve = rdcurve.measure(
         target.decoder, target.x, latent_dim=2, beta_max=300.0, n_temperatures=120, n_recorded=20, n_chains=32,
-        prerun_settings=few,
+        n_simulated=0, prerun_settings=few,
     )  # fmt: skip
     error = np.abs(curve.log_z - exact_log_z(target, curve.beta)).mean(1)
     assert error[-1] > 1
@@ -404,7 +405,7 @@ def test_a_mode_that_every_start_misses_is_not_certified_on_few_images(n_images)
     )
     curve = rdcurve.measure(
         target.decoder, target.x, latent_dim=2, beta_max=300.0, n_temperatures=60, n_recorded=20, n_chains=32,
-        prerun_settings=replace(QUICK, n_starts=4),
+        n_simulated=0, prerun_settings=replace(QUICK, n_starts=4),
     )  # fmt: skip
     assert curve.mean("distortion")[-1] > 0.9  # it is missed
     assert curve.doubt.max() < 1
@@ -420,7 +421,7 @@ def test_searches_that_stop_by_themselves_do_not_stop_at_the_wrong_mode(n_starts
     target = holes_target(12)
     curve = rdcurve.measure(
         target.decoder, target.x, latent_dim=2, beta_max=300.0, n_temperatures=120, n_recorded=20, n_chains=32,
-        prerun_settings=replace(QUICK, n_starts=n_starts, most_starts=96),
+        n_simulated=0, prerun_settings=replace(QUICK, n_starts=n_starts, most_starts=96),
     )  # fmt: skip
     error = np.abs(curve.log_z - exact_log_z(target, curve.beta))
     assert (error[curve.certified].mean(1) < 1).all()

@@ -423,7 +423,7 @@ def test_a_coarse_gradient_costs_acceptance_and_nothing_else():
     assert off > 0.05
     curve = rdcurve.measure(
         lambda z: _Coarse.apply(z, problem.weight) + problem.bias, problem.x, latent_dim=3, beta_max=8.0,
-        distortion=problem.distortion, n_temperatures=300, n_recorded=10, n_chains=64,
+        distortion=problem.distortion, n_temperatures=300, n_recorded=10, n_chains=64, n_simulated=0,
         prerun_settings=PrerunSettings(metric="identity", n_starts=0),
     )  # fmt: skip
     for quantity, truth in zip(("rate", "distortion", "log_z"), problem.exact(curve.beta), strict=True):

@@ -32,7 +32,7 @@ def test_curve_under_another_prior(prior, low, high):
     """
     curve = rdcurve.measure(
         curved_decoder, X, latent_dim=2, beta_max=30.0, prior=prior, n_temperatures=400, n_recorded=5, n_chains=128,
-        prerun_settings=PrerunSettings(n_rounds=2, round_temperatures=100, n_starts=6, most_starts=0),
+        n_simulated=0, prerun_settings=PrerunSettings(n_rounds=2, round_temperatures=100, n_starts=6, most_starts=0),
     )  # fmt: skip
     edges = torch.linspace(low, high, 1001, dtype=DTYPE)
     axis = (edges[1:] + edges[:-1]) / 2

@@ -26,8 +26,9 @@ def measured(decoder, x, latent_dim, **changes):
     """
     arguments = {"beta_max": 20.0, "n_temperatures": 60, "n_recorded": N_RECORDED, "n_chains": 1024} | changes
     return rdcurve.measure(
-        decoder, x, latent_dim=latent_dim, prerun_settings=SETTINGS, groups=Groups(8, resample_below=0.9), **arguments
-    )
+        decoder, x, latent_dim=latent_dim, prerun_settings=SETTINGS, groups=Groups(8, resample_below=0.9),
+        n_simulated=0, **arguments,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
