@@ -208,6 +208,15 @@ def test_a_file_that_is_cut_is_named(tmp_path, name, read):
             read(tmp_path, "test")
 
 
+@pytest.mark.parametrize(("name", "size"), [("t10k-images-idx3-ubyte", 16 + 2 * 784), ("test_batch.bin", 2 * 3073)])
+def test_fewer_images_than_are_asked_for_are_none(tmp_path, name, size):
+    """A file cut between two images: a curve of fewer images would look like any other."""
+    (tmp_path / name).write_bytes(bytes(size))
+    assert len(images(tmp_path, "test", 2)) == len(images(tmp_path, "test")) == 2
+    with pytest.raises(FileError, match="holds 2 images of the split, and the first 3 are asked for"):
+        images(tmp_path, "test", 3)
+
+
 def test_training_split_is_a_fixed_partition():
     x = torch.arange(100.0)
     training, validation = training_split(x, 10, 6)

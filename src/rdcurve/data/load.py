@@ -26,7 +26,7 @@ def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = 
         MNIST: [n, 784], pixel / 255, in [0, 1]. CIFAR-10: [n, 3, 32, 32], in [-1, 1].
 
     Raises:
-        FileError: no data set is there, or a file of it is cut.
+        FileError: no data set is there, a file of it is cut, or there are fewer than n.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -34,12 +34,12 @@ def images(folder: Path, split: str, n: int | None = None, dtype: torch.dtype = 
         raise FileError(f"{folder}: no such folder; fetch the data set first")
     idx = folder / ("train-images-idx3-ubyte" if split == "train" else "t10k-images-idx3-ubyte")
     if idx.is_file():
-        pixels = _rows(idx, 16, 784)[:n]
+        pixels = _first(_rows(idx, 16, 784), n, folder)
         return torch.from_numpy(pixels / 255.0).to(dtype)
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     if all((folder / name).is_file() for name in names):
         batches = [_rows(folder / name, 0, 3073)[:, 1:] for name in names]
-        pixels = np.concatenate(batches)[:n].reshape(-1, 3, 32, 32)
+        pixels = _first(np.concatenate(batches), n, folder).reshape(-1, 3, 32, 32)
         return torch.from_numpy(pixels / 127.5 - 1.0).to(dtype)
     raise FileError(f"{folder}: holds neither MNIST nor CIFAR-10 ({idx.name} or {names[0]} expected)")
 
@@ -52,6 +52,12 @@ def labels(folder: Path, split: str) -> Tensor:
     if not path.is_file():
         raise FileError(f"{path}: no such file; labels are read from MNIST as it is fetched")
     return torch.from_numpy(_rows(path, 8, 1)[:, 0].astype(np.int64))
+
+
+def _first(rows: np.ndarray, n: int | None, folder: Path) -> np.ndarray:
+    if n is not None and n > len(rows):
+        raise FileError(f"{folder}: holds {len(rows)} images of the split, and the first {n} are asked for")
+    return rows[:n]
 
 
 def _rows(path: Path, header: int, width: int) -> np.ndarray:

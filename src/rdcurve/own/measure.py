@@ -126,8 +126,6 @@ def measure(
         raise ValueError("give one of gap, n_temperatures and betas")
     if gap is not None and not 0 < gap < math.inf:
         raise ValueError(f"gap must be positive and finite, nats, not {gap}")
-    if n_recorded < 1:
-        raise ValueError(f"n_recorded must be 1 or more, not {n_recorded}")
     alone = prerun_settings.step_size_rule == "running_mean"  # a step size for every chain
     if groups is None:
         groups = Groups(8 if n_chains % 8 == 0 and n_chains > 8 and not alone else 1)
