@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdcurve.sampler.prior import balanced, log_density, slope
+from rdcurve.sampler.products import PackedProducts
 from rdcurve.types import Decoder, Distortion
 
 __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
@@ -24,8 +25,9 @@ __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
 # Rows of one decoder call. The decoder only ever sees calls of one shape, the last one padded: a matrix product
 # rounds a row in the same way wherever it stands, but not in a product of another shape. So the result for an image is
 # the same, to the bit, whatever other images are measured beside it and on however many cores. On a GPU it takes 2048
-# rows of MNIST to fill a matrix product, and as many data values of any other set.
-_TILE = {"cpu": (1 << 17, 128, 1024), "cuda": (1 << 21, 128, 8192)}  # data values; rows at least, at most
+# rows of MNIST to fill a matrix product, and as many data values of any other set; on a CPU 208, which 400 chains fill
+# twice and 2000 ten times. A multiple of 16, since a product computes what is left over in another way.
+_TILE = {"cpu": (208 * 784, 128, 1024), "cuda": (2048 * 784, 128, 8192)}  # data values; rows at least, at most
 _PRIORS = (
     "give a torch distribution of codes with `sample` and `log_prob`, as rdcurve.standard_normal(latent_dim), "
     "rdcurve.scale_mixture or rdcurve.uniform"
@@ -65,6 +67,13 @@ class Target:
         """
         return balanced(self.prior)
 
+    @property
+    def tile(self) -> int:
+        """The number of rows, codes, of each decoder call with a gradient."""
+        values, least, most = _TILE.get(self.x.device.type, _TILE["cuda"])
+        rows = min(max(values // math.prod(self.x.shape[1:]), least), most)
+        return rows - rows % 16
+
     def log_ratio(self, z: Tensor) -> Tensor:
         """log p(z) - log q(z), what a chain at z [C, N, latent] adds to its log weight to count for the prior, [C, N].
 
@@ -102,9 +111,7 @@ class Target:
         """
         n_chains, n_images, latent_dim = z.shape
         rows = z.detach().transpose(0, 1).reshape(-1, latent_dim)  # chains of one image side by side
-        values, least, most = _TILE.get(z.device.type, _TILE["cuda"])
-        tile = min(max(values // math.prod(self.x.shape[1:]), least), most)
-        tile = 1 << (tile.bit_length() - 1)
+        tile = self.tile
         image = torch.arange(n_images, device=z.device)[:, None].expand(-1, n_chains).reshape(-1)
         padding = -len(rows) % tile
         rows = torch.cat([rows, rows[:1].expand(padding, -1)])
@@ -126,7 +133,7 @@ class Target:
 
     def _of_tile(self, rows: Tensor, image: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
         coarse = self.tf32_gradients and rows.is_cuda
-        with torch.enable_grad():
+        with torch.enable_grad(), nullcontext() if rows.is_cuda else PackedProducts():
             z = rows[None].contiguous().requires_grad_()
             with _tf32(coarse and not energy):
                 distortion = self.distortion(self.x[image], self.decoder(z))
