@@ -15,6 +15,7 @@ AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "t
 SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
 SCHEDULE, QUADRATURE = "tests/sampler/test_schedule.py", "tests/sampler/test_quadrature.py"
 RESUME, BALANCED = "tests/sampler/test_resume.py", "tests/sampler/test_balanced.py"
+PRODUCTS = "tests/sampler/test_products.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
 GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
@@ -95,6 +96,10 @@ BUGS = {
     "bounds that weigh as they are annealed": ("bdmc", "under_prior(target, chains).log_weight[:, n_left:]", "chains.log_weight[:, n_left:]", f"{BALANCED}::test_every_bound_is_one_under_the_prior"),
     "a reversed path that begins under another prior": ("bdmc", "-target.log_ratio(chains.state.point.z), z,", "torch.zeros_like(chains.log_weight), z,", f"{BALANCED}::test_every_bound_is_one_under_the_prior"),
     "modes kept without regard to the way there": ("modes", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed), rank))", "minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed)))", f"{DESCENT}::test_the_modes_that_are_kept"),
+    "weights packed for ever": ("products", "packed is None or packed.state != state", "packed is None", PRODUCTS),
+    "a bias forgotten": ("products", "packed.weight, bias, packed.state[0]", "packed.weight, None, packed.state[0]", PRODUCTS),
+    "a slope through the weight as it is": ("products", "packed.backward, packed.transposed", "packed.forward, packed.weight", PRODUCTS),
+    "tiles that blocks do not fill": ("target", "return rows - rows % 16", "return 200", f"{PRODUCTS}::test_a_row_is_rounded_alike_wherever_it_stands"),
     "bounds computed twice": ("../commands/prerun", "            state.keep()  #", "            state.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
 }  # fmt: skip
 

@@ -123,14 +123,14 @@ def test_symmetric_zero_and_bounded(distortion):
 
 @BOTH
 def test_chains_and_images_do_not_mix(distortion):
-    """To the bit, wherever an image stands among 128, the rows of a tile: the sampler's reproducibility rests on it."""
+    """To the bit, wherever an image stands among 208, the rows of a tile: the sampler's reproducibility rests on it."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(128, 784, generator=generator)
-    f = torch.rand(3, 128, 784, generator=generator)
+    x = torch.rand(208, 784, generator=generator)
+    f = torch.rand(3, 208, 784, generator=generator)
     d = distortion(x, f)
     for c in range(3):
         assert torch.allclose(d[c], distortion(x, f[c : c + 1])[0], rtol=0, atol=1e-14)
-    order = torch.randperm(128, generator=generator)
+    order = torch.randperm(208, generator=generator)
     tile, shuffled = distortion(x, f[:1]), distortion(x[order], f[:1, order])
     assert torch.equal(shuffled, tile[:, order])
 
