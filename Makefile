@@ -1,5 +1,6 @@
 # Set-up for the two commands of the README. All else is Snakemake and DVC.
 VENV ?= .venv
+PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
@@ -19,7 +20,7 @@ test: setup
 check: test
 	pytest -m pipeline
 
-# the tests at their full counts, for an hour or more
+# the tests at their full counts, for most of an hour
 slow: setup
 	pytest -m slow
 
@@ -29,9 +30,10 @@ stages: setup
 
 setup: $(VENV)/installed
 
-# torch first and pinned: another package that asks for it would bring a CUDA build of several gigabytes
+# torch first and pinned: else another package chooses it
 $(VENV)/installed: pyproject.toml constraints.txt
-	python3 -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rdcurve needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --constraint constraints.txt torch
 	pip install --quiet --constraint constraints.txt --editable '.[pipeline,test]'
 	touch $@

@@ -505,3 +505,9 @@ def test_an_error_inside_the_users_module_is_its_own(own, monkeypatch, capsys):
     with pytest.raises(AttributeError, match="has no attribute 'Foo'"):
         main(["measure", "faulty:decoder", "--data", "x.npy", "--latent-dim", "2", "--beta-max", "1", "--output", "c"])
     assert "own:nothing: own has no 'nothing'" in own(capsys, "--output", "c", name="own:nothing")
+
+
+def test_all_public_names_are_there():
+    """They are loaded on first use, so that a wrong one would be seen only then."""
+    for name in rdcurve.__all__:
+        assert getattr(rdcurve, name) is not None

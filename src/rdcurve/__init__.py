@@ -19,6 +19,9 @@ _PUBLIC = {
     "scale_mixture": "rdcurve.sampler.prior",
     "uniform": "rdcurve.sampler.prior",
     "sigmoid": "rdcurve.sampler.schedule",
+    "PrerunSettings": "rdcurve.sampler.prerun",
+    "Kernel": "rdcurve.sampler.hmc",
+    "Groups": "rdcurve.sampler.ais",
     "measure": "rdcurve.own.measure",
     "verdict": "rdcurve.diagnosis",
 }

@@ -251,6 +251,16 @@ def test_unknown_targets_and_settings_are_named(project):
         assert "unknown key 'n_chain'; legal keys: n_chains, seed" in refused.stdout, refused.stdout
 
 
+def test_settings_from_elsewhere_are_refused(project):
+    """Commands and DVC read params.yaml: what was measured with it would pass for what was asked for."""
+    project.path("other.yaml").write_text("ais: {n_chains: 9}\n")
+    for more in (["--config", "ais={n_chains: 9}"], ["--configfile", "other.yaml"]):
+        refused = project.run("snakemake", "-n", "figure3", *more, ok=False)
+        assert refused.returncode != 0
+        assert "settings are those of params.yaml alone" in refused.stdout, refused.stdout
+    assert project.run("snakemake", "-n", "figure3", "--configfile", "params.yaml").returncode == 0
+
+
 def test_a_figure_that_dvc_does_not_know_of_is_refused(project):
     """Else a curve added to a figure would change nothing that DVC sees, and the old picture pass for fresh."""
     figure = yaml.safe_load(project.path("params.yaml").read_text())["figures"]["figure3"]

@@ -17,9 +17,15 @@ import stages
 from rdcurve import settings
 
 try:
-    settings.check(config)
+    params = settings.read("params.yaml")
 except settings.SettingsError as error:
-    raise WorkflowError(f"params.yaml: {error}")
+    raise WorkflowError(str(error))
+
+if config != params:
+    # else old results would pass for those of other settings: commands and DVC read the file
+    raise WorkflowError(
+        "settings are those of params.yaml alone: no --config, no --configfile"
+    )
 
 if workflow.is_main_process and not stages.up_to_date(workflow.basedir):
     # else a figure would be taken for fresh whose new curve DVC does not know of
