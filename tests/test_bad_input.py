@@ -511,3 +511,8 @@ def test_all_public_names_are_there():
     """They are loaded on first use, so that a wrong one would be seen only then."""
     for name in rdcurve.__all__:
         assert getattr(rdcurve, name) is not None
+
+
+def test_no_gradients_to_be_had():
+    with torch.inference_mode(), pytest.raises(ValueError, match="within torch.inference_mode nothing is differentia"):
+        rdcurve.measure(torch.nn.Linear(2, 3), torch.rand(4, 3), latent_dim=2, beta_max=1.0, n_temperatures=10)

@@ -48,9 +48,13 @@ def content_key(**parts: Any) -> str:
     digest = hashlib.sha256()
     for name, part in sorted(parts.items()):
         if isinstance(part, Tensor):
-            part = [str(part.dtype), list(part.shape), hashlib.sha256(part.cpu().numpy().tobytes()).hexdigest()]
+            part = [str(part.dtype), list(part.shape), hashlib.sha256(_bytes(part)).hexdigest()]
         digest.update(json.dumps([name, part], sort_keys=True, default=str).encode())
     return digest.hexdigest()[:32]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # numpy knows no bfloat16
 
 
 class Checkpoint:

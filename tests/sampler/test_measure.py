@@ -76,6 +76,14 @@ def test_content_key_sees_values_types_and_shapes():
     assert len(keys) == 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
+def test_content_key_of_any_type_and_layout(dtype):
+    values = torch.tensor([[1, 0], [0, 0]]).to(dtype)
+    assert content_key(x=values) == content_key(x=values.T.contiguous().T)
+    assert content_key(x=values) != content_key(x=values.flip(0))
+    assert content_key(x=values[0, 0]) != content_key(x=values[1, 1])
+
+
 def test_curve_file_round_trip_and_print(problem, tuning, tmp_path):
     curve = run(problem, tuning)
     curve.save(tmp_path / "curve.safetensors")

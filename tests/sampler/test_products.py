@@ -72,27 +72,113 @@ def test_a_changed_weight_is_packed_again(change):
 
 
 @needs_mkl
-def test_calls_of_other_shapes_are_right_too():
+def test_a_weight_changed_behind_its_back_counts_from_the_next_check_on():
+    """`weight.data.copy_`, as in many an average of weights, leaves no trace. Each measurement begins with a check."""
+    torch.manual_seed(0)
+    decoder = Decoder(3, 784, [96], "tanh").eval().requires_grad_(False)
+    target, z = Target(standard_normal(3), decoder, SquaredError(), torch.rand(4, 784)), torch.randn(7, 4, 3)
+    target.at(z)
+    for parameter in decoder.parameters():
+        parameter.data.mul_(0.5)
+    target.check(3)
+    assert torch.allclose(target.at(z).distortion, target.distortions(z), rtol=1e-6)
+
+
+@needs_mkl
+def test_calls_of_other_shapes_are_right_too(packings):
+    """And a layer that one call uses with several is packed once for each."""
     layer = nn.Linear(256, 300).requires_grad_(False)
-    for rows in (16, 1, 48, 16):
+    for rows in (16, 1, 48, 16, 1, 48):
         x = torch.randn(rows, 256)
         with PackedProducts():
             assert torch.allclose(layer(x), x @ layer.weight.T + layer.bias, atol=1e-5)
+    assert len(packings) == 6
 
 
 def test_what_is_not_worth_it_or_does_not_fit_is_left_to_torch(packings):
-    """Small layers, float64, weights that are made anew in each call; and torch's own errors."""
-    x = torch.randn(16, 256)
+    """Small layers, float64, weights and biases that are made anew in each call; and torch's own errors."""
+    x, layer = torch.randn(16, 256), nn.Linear(256, 256)
     with PackedProducts():
         nn.Linear(256, 255)(x)
         nn.Linear(256, 256).double()(x.double())
         F.linear(x, torch.randn(256, 256), None)
-        F.linear(x, weight=nn.Parameter(torch.randn(256, 256)))
+        F.linear(x, layer.weight, x)
+        F.linear(x, layer.weight, x[0])
+        F.linear(torch.randn(2, 1 << 16), nn.Parameter(torch.randn(1 << 16)), None)
+        F.linear(x, weight=layer.weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             nn.Linear(300, 300)(x)
         with pytest.raises(RuntimeError, match="same dtype"):
-            nn.Linear(256, 256)(x.double())
+            layer(x.double())
     assert not packings
+
+
+class Conditional(nn.Module):
+    """A bias that depends on z."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.shift, self.layer = nn.Linear(3, 300), nn.Linear(3, 300), nn.Linear(300, 300)
+
+    def forward(self, z):
+        return F.linear(self.hidden(z).tanh(), self.layer.weight, self.shift(z))
+
+
+class Descending(nn.Module):
+    """A gradient step inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.energy = nn.Linear(3, 300), nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 300))
+
+    def forward(self, z):
+        with torch.enable_grad():
+            y = self.first(z) if z.requires_grad else self.first(z).requires_grad_()
+            (step,) = torch.autograd.grad((self.energy(y) ** 2).sum(), y, create_graph=True)
+        return y - step
+
+
+def mapped(network):
+    return lambda z: torch.vmap(network)(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+
+
+def plain(width):
+    return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 300))
+
+
+def tangents(network):
+    """Of f along (1, 1, 1), by forward mode: what some decoders compute inside."""
+    return lambda z: torch.func.jvp(network, (z,), (torch.ones_like(z),))[1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Conditional,
+        Descending,
+        lambda: mapped(plain(300)),
+        lambda: tangents(plain(300)),
+        lambda: torch.compile(plain(300), backend="eager", fullgraph=True),
+        lambda: nn.utils.parametrizations.weight_norm(plain(300)[2], dim=0),
+        lambda: nn.DataParallel(plain(300)),
+    ],
+    ids=["conditional bias", "gradient inside", "vmap", "jvp", "compiled", "weight norm", "data parallel"],
+)
+def test_any_decoder_keeps_its_values_and_slopes(made):
+    torch.manual_seed(0)
+    decoder = made()
+    n_codes = 300 if getattr(decoder, "in_features", 3) == 300 else 3
+    prior, x = standard_normal(n_codes), torch.rand(4, 300)
+    target, z = Target(prior, decoder, SquaredError(), x), torch.randn(5, 4, n_codes)
+    target.check(n_codes)
+    point = target.at(z)
+    z = z.requires_grad_()
+    distortion = SquaredError()(x, decoder(z))
+    (slope,) = torch.autograd.grad(distortion.sum(), z)
+    assert torch.allclose(point.distortion, distortion, rtol=1e-5)
+    assert torch.allclose(point.grad_distortion, slope, rtol=0, atol=1e-5 * float(slope.abs().max()))
 
 
 def test_without_mkl_torch_multiplies(monkeypatch, packings):

@@ -84,8 +84,8 @@ def measure(
             none. Five take as long as the formal run on some forty images, and hold a path of theirs in memory and
             state: n_simulated x 10 x latent_dim x n_chains / 8 numbers twice for each temperature.
         kernel: settings of the HMC moves.
-        groups: chains that resample among themselves; default: eight, where n_chains is a multiple of that and all
-            chains of an image have the same step sizes.
+        groups: chains that resample among themselves; default: eight, where n_chains is a larger multiple of that and
+            all chains of an image have the same step sizes.
         prerun_settings: how schedule, step sizes and metric are learned.
         tf32_gradients: let a GPU multiply in TF32 between the ends of a trajectory, and in the backward pass at them.
             Faster where the acceptance bears it; no energy of an accept test or a weight is ever computed so.

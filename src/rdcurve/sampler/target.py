@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdcurve.sampler.prior import balanced, log_density, slope
-from rdcurve.sampler.products import PackedProducts
+from rdcurve.sampler.products import PackedProducts, forget
 from rdcurve.types import Decoder, Distortion
 
 __all__ = ["Point", "Target", "exact_products", "one_thread_per_tile"]
@@ -162,6 +162,9 @@ class Target:
                 no finite gradient; the distortion is not [C, N] in float64.
         """
         exact_products()
+        forget()
+        if torch.is_inference_mode_enabled():
+            raise ValueError("within torch.inference_mode nothing is differentiable; torch.no_grad will do")
         for name in ("event_shape", "sample", "log_prob"):
             if not hasattr(self.prior, name):
                 raise TypeError(f"the prior is a {type(self.prior).__name__} without `{name}`; {_PRIORS}")
