@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rdcurve.sampler import products
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 README = (BENCHMARKS.parent / "README.md").read_text()
@@ -268,3 +271,27 @@ def test_readme_says_that_the_recipes_agree():
     assert f"the same, within {windows['low']['most']:g}" in text
     published, fast = found["gradients_per_chain"].values()
     assert f"took {published / fast:,.0f} times as many gradients a chain" in text
+
+
+class Multiplied(TorchDispatchMode):
+    """FLOP of all matrix products inside."""
+
+    flop = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            left, right = args[-2:]
+            self.flop += 2 * left.numel() * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_flop_of_a_gradient_are_those_that_are_multiplied(monkeypatch):
+    """Else the fraction of the peak would be of other work. Products by packed weights are no `mm`, so without them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import step_cost
+
+    monkeypatch.setattr(products, "_AVAILABLE", False)
+    target, _ = step_cost.random_target(step_cost.LATENT, 2, step_cost.HIDDEN)
+    with Multiplied() as counted:
+        target._of_tile(torch.randn(16, step_cost.LATENT), torch.zeros(16, dtype=torch.long), True)
+    assert counted.flop == 16 * step_cost.flops_per_gradient()
