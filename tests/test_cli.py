@@ -17,6 +17,7 @@ from rdcurve import settings
 from rdcurve.cli import main, sections
 from rdcurve.commands.provenance import check
 from rdcurve.curve import RDCurve
+from rdcurve.device import resolve
 from rdcurve.files import FileError, save_arrays
 from rdcurve.models.checkpoint import save_decoder
 from rdcurve.models.linear import Decoder
@@ -301,6 +302,15 @@ def test_step_sizes_of_another_schedule_are_refused(bench, capsys):
     bench.save()
     for verb in ("ais", "bdmc"):
         assert "of 60 temperatures, where params.yaml asks for 80" in refused(capsys, *bench.command(verb))[1]
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_cuda_convolves_in_the_same_way_each_time(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    assert resolve(name).type == "cuda"
+    assert torch.backends.cudnn.deterministic
 
 
 def test_cuda_where_there_is_none(bench, capsys, monkeypatch):

@@ -16,6 +16,7 @@ from rdcurve.data import fetch as module
 from rdcurve.data.fetch import DATASETS, Dataset, fetch
 from rdcurve.data.load import images, labels, training_split
 from rdcurve.files import FileError
+from rdcurve.vision import torchvision
 
 FILES = {"a.bin": b"first file" * 100, "b.bin": b"second file" * 100}
 
@@ -150,6 +151,34 @@ def test_no_source_says_what_each_said(small, tmp_path):
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ConnectionResetError("cut"),
+        http.client.IncompleteRead(b""),
+        b"<html>not found</html>",
+        gzip.compress(b"other"),
+        gzip.compress(b"right")[:-9],
+    ],
+    ids=["refused", "broken off", "html", "wrong", "cut"],
+)
+def test_what_one_address_of_mnist_lacks_the_next_gives(monkeypatch, tmp_path, answer):
+    def download(address):
+        if address.startswith("first/"):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        return gzip.compress(b"right")
+
+    sums = dict.fromkeys(DATASETS["mnist"].sha256, hashlib.sha256(b"right").hexdigest())
+    monkeypatch.setattr(module, "_download", download)
+    monkeypatch.setattr(module, "_MNIST", sums)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["first/", "second/"])
+    monkeypatch.setitem(DATASETS, "mnist", DATASETS["mnist"]._replace(sha256=sums))
+    assert fetch("mnist", tmp_path) == "mnist: fetched from canonical address"
+    assert set(found(tmp_path).values()) == {b"right"}
+
+
 def test_unknown_data_set_names_the_known(tmp_path):
     with pytest.raises(FileError, match="mnist, cifar10"):
         fetch("imagenet", tmp_path)
@@ -208,13 +237,32 @@ def test_a_file_that_is_cut_is_named(tmp_path, name, read):
             read(tmp_path, "test")
 
 
-@pytest.mark.parametrize(("name", "size"), [("t10k-images-idx3-ubyte", 16 + 2 * 784), ("test_batch.bin", 2 * 3073)])
-def test_fewer_images_than_are_asked_for_are_none(tmp_path, name, size):
-    """A file cut between two images: a curve of fewer images would look like any other."""
-    (tmp_path / name).write_bytes(bytes(size))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t10k-images-idx3-ubyte", struct.pack(">4i", 0x803, 2, 28, 28) + bytes(2 * 784)),
+        ("test_batch.bin", bytes(2 * 3073)),
+    ],
+)
+def test_fewer_images_than_are_asked_for_are_none(tmp_path, name, content):
+    """A file of fewer images: a curve of them would look like any other."""
+    (tmp_path / name).write_bytes(content)
     assert len(images(tmp_path, "test", 2)) == len(images(tmp_path, "test")) == 2
     with pytest.raises(FileError, match="holds 2 images of the split, and the first 3 are asked for"):
         images(tmp_path, "test", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "header", "width"),
+    [("train-images-idx3-ubyte", images, (0x803, 5, 28, 28), 784), ("train-labels-idx1-ubyte", labels, (0x801, 5), 1)],
+)
+def test_a_file_cut_between_two_records_is_named(tmp_path, name, read, header, width):
+    whole = struct.pack(f">{len(header)}i", *header) + bytes(5 * width)
+    (tmp_path / name).write_bytes(whole)
+    assert len(read(tmp_path, "train")) == 5
+    (tmp_path / name).write_bytes(whole[:-width])
+    with pytest.raises(FileError, match=rf"{name}: says that it holds 5 records, and holds 4"):
+        read(tmp_path, "train")
 
 
 def test_training_split_is_a_fixed_partition():

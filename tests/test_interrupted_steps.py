@@ -174,7 +174,8 @@ def signal_and_go_on(bench, verb, number, delay):
 
 
 @pytest.mark.parametrize(
-    ("verb", "number"), [("prerun", signal.SIGTERM), ("ais up", signal.SIGINT), ("bdmc", signal.SIGUSR1)]
+    ("verb", "number"),
+    [("prerun", signal.SIGTERM), ("ais up", signal.SIGINT), ("bdmc", signal.SIGUSR1), ("ais up", signal.SIGUSR2)],
 )
 def test_a_signal_saves_the_state(bench, verb, number):
     """Each signal, each step: exit code 75 at once, the state saved, and the next run goes on to the same bytes."""

@@ -26,6 +26,7 @@ def resolve(asked: str | None = None) -> torch.device:
     name = asked or os.environ.get("RDCURVE_DEVICE") or "auto"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}; legal: auto, cpu, cuda, cuda:N")
+    torch.backends.cudnn.deterministic = True
     kind, _, index = name.partition(":")
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,5 +36,4 @@ def resolve(asked: str | None = None) -> torch.device:
             raise DeviceError(
                 f"device {name!r} was asked for, and torch {torch.__version__} sees {count} CUDA devices here"
             )
-    torch.backends.cudnn.deterministic = True
     return torch.device(name)

@@ -22,6 +22,13 @@ RESERVED = frozenset(
     ]
 )
 _SIMULATED = ("squared_error", "gaussian_nll")  # distortions under which data can be drawn
+# To JSON 5000.0 is an integer, to whatever counts with it in Python it is none
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where PyYAML was built with it
 
 
@@ -82,7 +89,7 @@ def check(params: Any) -> None:
     Raises:
         SettingsError: the first thing that is wrong.
     """
-    validator = jsonschema.Draft202012Validator(yaml.load(SCHEMA.read_text(), Loader=_LOADER))
+    validator = _Validator(yaml.load(SCHEMA.read_text(), Loader=_LOADER))
     error = jsonschema.exceptions.best_match(validator.iter_errors(params))
     if error is not None:
         raise SettingsError(_explain(error))
@@ -167,6 +174,11 @@ def _check_curve(params: Mapping[str, Any], curve: str, entry: Mapping[str, Any]
     if prerun["schedule"] == "sigmoid" and "gap" in entry:
         raise SettingsError(
             f"curves.{curve}: gap needs prerun.schedule: learned; with a sigmoid schedule give n_temperatures"
+        )
+    if prerun["schedule"] == "learned" and prerun["n_chains"] < 2:
+        raise SettingsError(
+            f"curves.{curve}: prerun.n_chains is {prerun['n_chains']}; it must be 2 or more, for a schedule is learned "
+            "from the variance over chains"
         )
     if prerun["step_size_rule"] == "running_mean" and sampler["group_size"] > 1:
         raise SettingsError(
@@ -268,6 +280,8 @@ def _check_axes(params: Mapping[str, Any], figure: str, names: Sequence[str], ke
 
 def _check_claims(params: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     for figure, entry in params["claims"].items():
+        if figure == "scorecard":  # results/claims/scorecard.csv is the table of all
+            raise SettingsError(f"claims.{figure}: the pipeline has another table of this name; call it otherwise")
         for kind, legal in (("curves", measured), ("variational", params["variational"]), ("bdmc", params["curves"])):
             for name in names_of_claims(entry)[kind]:
                 _one_of(f"claims.{figure}: {name!r}", name, legal, "curves")
@@ -322,6 +336,11 @@ def _check_variational(params: Mapping[str, Any]) -> None:
         for key in ("model", "dataset"):
             if entry[key] != curve[key]:
                 raise SettingsError(f"{where}.{key} is {entry[key]}, but that of curves.{entry['curve']} {curve[key]}")
+        if entry.get("n_validation", 0) > params["training"]["n_validation"]:
+            raise SettingsError(
+                f"{where}.n_validation is {entry['n_validation']}, of the "
+                f"{params['training']['n_validation']} images of training.n_validation"
+            )
         if not entry["beta_min"] < curve["beta_max"]:
             raise SettingsError(
                 f"{where}.beta_min is {entry['beta_min']}, not below beta_max = {curve['beta_max']} of its curve"
@@ -365,6 +384,9 @@ def _check_finite(value: Any, where: str = "") -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
             _check_finite(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            _check_finite(part, f"{where}.{i}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where}: {value} is not a finite number")
 

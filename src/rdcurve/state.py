@@ -29,12 +29,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rdcurve.files import FileError, write_bytes
+from rdcurve.files import FileError, writing
 
 __all__ = ["Checkpoint", "Interrupted", "content_key"]
 
 Tree = TypeVar("Tree")
 logger = logging.getLogger(__name__)
+# of a user, a scheduler before its time limit, a terminal that closes
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _AWAITED = 60.0  # seconds since a waiting process said last that it waits; it says so ten times a second
 _open: set[Path | None] = set()  # folders that this process works on, one within the other
 
@@ -49,7 +51,7 @@ def content_key(**parts: Any) -> str:
     for name, part in sorted(parts.items()):
         if isinstance(part, Tensor):
             part = [str(part.dtype), list(part.shape), hashlib.sha256(_bytes(part)).hexdigest()]
-        digest.update(json.dumps([name, part], sort_keys=True, default=str).encode())
+        digest.update(json.dumps([name, part], sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
@@ -80,6 +82,7 @@ class Checkpoint:
         self._saved_at = time.monotonic()
         self._deadline = math.inf if time_limit is None else self._saved_at + time_limit
         self._stop: int | None = None
+        self._lock: IO[str] | None = None
         self._current_is_whole = False
         self._found: dict[str, Tensor] = {}  # of a run before this one
         self._states: dict[str, Any] = {}
@@ -89,8 +92,8 @@ class Checkpoint:
         heard = self.folder is not None and threading.current_thread() is threading.main_thread()
         self._handlers = {
             number: signal.signal(number, self._request_stop)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-            if heard
+            for number in _STOPPING
+            if heard and (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)  # under nohup
         }
         for handler in self._handlers.values():  # a signal that came to a run around this one, too late for its loops
             outer = getattr(handler, "__self__", None)
@@ -112,6 +115,8 @@ class Checkpoint:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise FileError(f"{lock.name}: this file system has no locks, which states need ({error})") from error
         return True
 
     def _acquire(self, folder: Path) -> IO[str]:
@@ -147,9 +152,10 @@ class Checkpoint:
 
     def __exit__(self, *error: object) -> None:
         self._restore_handlers()
-        if self.folder in _open:
+        if self._lock is not None:
             _open.discard(self.folder)
             self._lock.close()
+            self._lock = None
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
@@ -173,7 +179,7 @@ class Checkpoint:
                 data = path.read_bytes()
             except FileNotFoundError:
                 continue
-            if self._digest(data[32:]) == data[:32]:
+            if self._is_whole(data):
                 logger.info("going on from %s", path)
                 self._current_is_whole = path.name == "state"
                 return load(data[32:])
@@ -187,9 +193,14 @@ class Checkpoint:
                 )  # fmt: skip
         return {}
 
-    def _digest(self, payload: bytes) -> bytes:
+    def _is_whole(self, data: bytes) -> bool:
+        return self._digest(memoryview(data)[32:]) == data[:32]
+
+    def _digest(self, payload: bytes | memoryview) -> bytes:
         # with the key, so that a state copied from another run's folder is as good as a damaged one
-        return hashlib.sha256(self.key.encode() + payload).digest()
+        digest = hashlib.sha256(self.key.encode())
+        digest.update(payload)
+        return digest.digest()
 
     def resume(self, phase: str, start: Tree) -> Tree:
         """Where the phase stood in the run before this one, or `start`.
@@ -237,22 +248,23 @@ class Checkpoint:
         flat = {f"{phase}/{name}": v for phase, state in self._states.items() for name, v in _flatten(state).items()}
         # states of two phases may share tensors, which safetensors refuses
         payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()})
-        data = self._digest(payload) + payload
         for patience in (True, True, False):
             try:
-                self._write(self.folder / "state", data)
+                self._write(self.folder / "state", payload)
                 break
             except FileNotFoundError:  # somebody removes the folder under the run, and may be at it still
                 if not patience:
                     raise
         self._saved_at = time.monotonic()
 
-    def _write(self, current: Path, data: bytes) -> None:
+    def _write(self, current: Path, payload: bytes) -> None:
         # a damaged state never takes the place of the whole one before it
         if self._current_is_whole and current.exists():
             current.replace(current.with_name("state.previous"))
-        write_bytes(current, data)
-        self._current_is_whole = current.read_bytes() == data
+        with writing(current) as temporary, temporary.open("wb") as file:
+            file.write(self._digest(payload))
+            file.write(payload)
+        self._current_is_whole = self._is_whole(current.read_bytes())
         if not self._current_is_whole:
             logger.warning("%s is not what was written to it; the one before it is kept", current)
 

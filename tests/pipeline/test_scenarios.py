@@ -96,6 +96,23 @@ def test_4_time_stamps_do_not_matter(project):
         assert project.n_jobs("figure3") == 0
 
 
+def test_4_dates_to_come_hide_no_change(built, tmp_path):
+    """Outputs that were copied from a machine whose clock is ahead: a change is seen, and its job is not refused."""
+    clone = built.clone(tmp_path / "clone")
+    clone.run("dvc", "pull", "--quiet", "figure3", "--with-deps", "--allow-missing")
+    later = time.time() + 2 * 86400
+    for path in clone.path("results").rglob("*"):
+        if path.is_file():
+            os.utime(path, (later, later))
+    assert clone.n_jobs("figure3") == 0
+    clone.set("plot.dpi", 60)
+    assert clone.n_jobs("figure3") == 1
+    for path in clone.path("results/curves").iterdir():
+        os.utime(path, (later, later))
+    assert clone.snakemake("figure3") == ["figure3"]
+    assert clone.n_jobs("figure3") == 0
+
+
 def test_5_two_figures_that_share_a_model_in_parallel(blank, tmp_path):
     project = blank.copy(tmp_path / "project")
     start = project.run("snakemake", "--cores", "2", "figure3", "figure_both").stdout

@@ -729,6 +729,34 @@ def test_a_second_process_on_one_run_waits_for_the_first(tmp_path):
     assert (tmp_path / "key/lock").exists()  # on the folder that is there, not on the removed one
 
 
+def test_a_thread_that_does_not_wait_to_the_end_leaves_the_lock_to_its_holder(tmp_path):
+    left = []
+
+    def second():
+        try:
+            with Checkpoint(tmp_path, "key", time_limit=0.2):
+                pytest.fail("two work on one run")
+        except Interrupted as error:
+            left.append(str(error))
+
+    with Checkpoint(tmp_path, "key"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(10)
+    assert left == ["stopped by the time limit while another process worked on the same run"]
+    with Checkpoint(tmp_path, "key", time_limit=1):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(FileError, match=r"key/lock: this file system has no locks"), Checkpoint(tmp_path, "key"):
+        pass
+
+
 def test_a_process_that_starts_while_another_one_ends(tmp_path, monkeypatch):
     """The other one removes the folder of the state just before this one locks it."""
     original, calls = Path.open, itertools.count()
@@ -1023,6 +1051,22 @@ def test_curve_on_two_threads_to_the_bit(splittable):
     whole = formal_run(target, tuning, RECORDED, KERNEL, **SPLIT)
     torch.set_num_threads(2)
     assert same(formal_run(target, tuning, RECORDED, KERNEL, **SPLIT), whole)
+
+
+def test_a_terminal_that_closes_saves_the_state_but_for_nohup(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted, match="SIGHUP"), Checkpoint(tmp_path, "key") as checkpoint:
+            os.kill(os.getpid(), signal.SIGHUP)
+            checkpoint.offer("loop", (torch.zeros(1),))
+        assert (tmp_path / "key/state").exists()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Checkpoint(tmp_path, "key") as checkpoint:
+            os.kill(os.getpid(), signal.SIGHUP)
+            checkpoint.offer("loop", (torch.zeros(1),))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_just_before_a_run_within_a_run_stops_it(tmp_path):

@@ -10,7 +10,8 @@ stage and everything upstream of it, upstream first:
               fetched; what is in no cache or remote Snakemake sees missing, and makes.
 
 A stale stage gets a key file newer than its outputs, so that its job and all after it are scheduled; a fresh one gets
-a key older than anything. Outputs of fresh stages are put in time order, which git, `dvc pull` and `cp` do not keep.
+a key older than anything. Outputs of fresh stages are put in time order, which git, `dvc pull` and `cp` do not keep,
+and no output keeps a date that is still to come.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Survey:
         from dvc.repo import Repo
 
         self.repo = Repo(_wait_for_lock=True)
+        self._begun = time.time_ns() - 1_000_000_000  # before any key that this run writes
         self.reasons: dict[str, list[str]] = {}  # stage -> why it is stale; empty where it is fresh
         # kept here, for DVC forgets its index, and reads all files again, each time that it takes its lock
         self.graph = self.repo.index.graph  # edges lead from a stage to those it needs
@@ -132,9 +134,13 @@ class Survey:
             for path in products:
                 if path.exists():
                     modified = path.stat().st_mtime_ns
-                    if modified < latest and not self.reasons[stage.addressing]:
-                        os.utime(path, ns=(latest, latest))
-                    latest = max(latest, modified)
+                    # a date to come, by another clock, would stay newer than the key of a stage that is stale
+                    placed = modified if modified <= time.time_ns() else self._begun
+                    if not self.reasons[stage.addressing]:
+                        placed = max(placed, latest)
+                    if placed != modified:
+                        os.utime(path, ns=(placed, placed))
+                    latest = max(latest, placed)
             newest[stage] = latest
 
 

@@ -7,12 +7,15 @@ what this would write.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import needs
 import yaml
+
+from rdcurve import settings
 
 MARK = "  # From here on written by `make stages`, out of params.yaml.\n"
 _FOLDERS = ("curves", "exact", "bdmc", "variational", "illustrations", "decoders", "data")
@@ -105,4 +108,8 @@ def up_to_date(root: str | Path) -> bool:
 
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
+    try:
+        settings.read(root / "params.yaml")
+    except settings.SettingsError as error:
+        sys.exit(f"error: {error}")
     (root / "dvc.yaml").write_text(rewritten(root))

@@ -107,11 +107,15 @@ def fetch(name: str, folder: Path, mirror: Path | None = None) -> str:
 def _accept(folder: Path, file: str, content: bytes, sha256: dict[str, str], missing: list[str]) -> None:
     if file not in missing:
         return
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256[file]:
-        raise FileError(f"{file}: SHA-256 is {found}, expected {sha256[file]}; refused")
+    _verify(file, content, sha256[file])
     write_bytes(folder / file, content)
     missing.remove(file)
+
+
+def _verify(file: str, content: bytes, sha256: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise FileError(f"{file}: SHA-256 is {found}, expected {sha256}; refused")
 
 
 def _from_mirror(folder: Path, files: list[str]) -> Files:
@@ -163,15 +167,19 @@ _MNIST = {
 def _mnist_canonical() -> Files:
     from rdcurve.vision import torchvision
 
-    error: Exception | None = None
-    for address in torchvision.datasets.MNIST.mirrors:
-        try:
-            for file in _MNIST:
-                yield file, gzip.decompress(_download(f"{address}{file}.gz"))
-            return
-        except OSError as caught:
-            error = caught
-    raise FileError(f"no canonical address answers ({error})")
+    for file, sha256 in _MNIST.items():
+        said = []
+        for address in torchvision.datasets.MNIST.mirrors:
+            try:
+                content = gzip.decompress(_download(f"{address}{file}.gz"))
+                _verify(file, content, sha256)
+            except _UNUSABLE as error:
+                said.append(f"{address}: {error}")
+            else:
+                yield file, content
+                break
+        else:
+            raise FileError("; ".join(said))
 
 
 class _ArraysOnly(pickle.Unpickler):

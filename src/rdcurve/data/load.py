@@ -68,6 +68,11 @@ def _rows(path: Path, header: int, width: int) -> np.ndarray:
             f"{path}: {len(content)} bytes are not a header of {header} and records of {width}; the file is cut: "
             "remove it and fetch the data set again"
         )
+    stated, found = int.from_bytes(content[4:8].tobytes(), "big"), (len(content) - header) // width
+    if header and stated != found:  # IDX: a magic number, then how many
+        raise FileError(
+            f"{path}: says that it holds {stated} records, and holds {found}; remove it and fetch the data set again"
+        )
     return content[header:].reshape(-1, width)
 
 
