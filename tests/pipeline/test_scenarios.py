@@ -106,7 +106,7 @@ def test_4_dates_to_come_hide_no_change(built, tmp_path):
             os.utime(path, (later, later))
     assert clone.n_jobs("figure3") == 0
     clone.set("plot.dpi", 60)
-    assert clone.n_jobs("figure3") == 1
+    assert clone.n_jobs("figure3") > 0
     for path in clone.path("results/curves").iterdir():
         os.utime(path, (later, later))
     assert clone.snakemake("figure3") == ["figure3"]
