@@ -233,6 +233,30 @@ def test_bound_is_the_convex_hull_of_its_points():
         assert exact_bound - 1e-3 < b.values[0] < exact_bound + 0.01  # chords lie above a convex curve
 
 
+def test_the_error_of_a_bound_is_that_of_the_channel_which_serves():
+    """F = R_k + beta D_k: of R_k nothing is estimated, and D_k counts beta times, whatever beta it was made for."""
+    curve = linear_curve(decoder(0), images(1))
+    k = 10
+    rate = curve.rate + 50.0
+    rate[k] -= 50.0  # one channel is better than all others, at most betas
+    curve = replace(curve, rate=rate, log_z=-rate - curve.beta[:, None] * curve.distortion)
+    curve = replace(curve, distortion_se=np.full_like(rate, 0.3), log_z_se=0.3 * curve.beta[:, None] + 0 * rate)
+    bound = MeanCurve.bound("bound", curve)
+    serves = bound.distortion[:, 0] == curve.distortion[k].mean()
+    assert serves.sum() > 10
+    error = bound.potential_se[bound.recorded][serves]
+    np.testing.assert_allclose(error, 0.3 / np.sqrt(curve.rate.shape[1]) * curve.beta[serves], rtol=1e-12)
+
+
+def test_beyond_its_end_a_curve_has_the_error_of_its_last_distortion():
+    curve = linear_curve(decoder(0), images(1)).at(slice(0, 20))
+    last = 0.02 * curve.distortion[-1].mean()
+    curve = replace(curve, distortion_se=curve.distortion_se * 0 + last, log_z_se=curve.log_z_se + 1e-6)
+    end = curve.rate[-1].mean()
+    (reading,), _ = read([mean_curve(curve)], (1.01 * end, 1.02 * end), prolong=1.0)
+    assert reading.se_chains == pytest.approx(0.02 / np.sqrt(curve.rate.shape[1]), rel=1e-6)
+
+
 def test_a_bound_that_ends_in_bad_channels_ends_in_its_best():
     """An encoder that gets worse at the largest betas: those channels are dropped, and all rates are still covered."""
     worse = raised(linear_curve(decoder(0), images(1), np.geomspace(0.02, 2e4, 60)), 0.5)
@@ -259,14 +283,40 @@ def test_spread_of_known_numbers():
     assert within.value == pytest.approx(expected)
     assert against.value == pytest.approx(expected - between)
     assert within.se_images < 1e-12
-    # gradient of the mean square, each reading off by 0.01, or too high by 0.001
+    # gradient of the mean square, each reading off by 0.01
     gradient = np.array([-0.1, 0.1, -0.2, 0.2])
     assert within.se_chains == pytest.approx(0.01 * np.linalg.norm(gradient), rel=1e-2)
-    assert within.below == within.above == pytest.approx(0.001 * np.abs(gradient).sum(), rel=1e-2)
+    # either of a pair may be too high by 0.001
+    assert within.above == pytest.approx((0.101**2 + 0.201**2) / 2 - expected)
+    assert within.below == pytest.approx(expected - (0.099**2 + 0.199**2) / 2)
     with pytest.raises(ValueError, match="two groups, and two members"):
         spread(readings[:2], np.array([0, 1]))
     loose = [*readings[:3], replace(readings[3], slack=np.inf)]
-    assert all(d.below == d.above == np.inf for d in spread(loose, np.array([0, 0, 1, 1])))
+    within, against = spread(loose, np.array([0, 0, 1, 1]))
+    assert within.above == against.above == against.below == np.inf
+    assert within.below == pytest.approx(expected - 0.099**2 / 2)  # at worst the other two are equal
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.02, 0.5])
+def test_spread_holds_what_readings_that_are_too_high_may_hide(apart):
+    """Readings lowered by up to their slack, also where they coincide: both mean squares stay within reach, and some
+    come near its ends."""
+    rng = np.random.default_rng(3)
+    label, slack = np.array([0, 0, 1, 1]), np.array([0.1, 0.02, 0.0, 0.2])
+    readings = [Reading("x", np.full(6, v), 0.0, s) for v, s in zip(apart * np.arange(4), slack, strict=True)]
+    found = spread(readings, label)
+    lowered = [
+        spread(
+            [replace(r, values=r.values - s * share) for r, s, share in zip(readings, slack, shares, strict=True)],
+            label,
+        )
+        for shares in [*np.ndindex(2, 2, 2, 2), *rng.uniform(size=(200, 4))]
+    ]
+    for k in (0, 1):
+        truths = np.array([either[k].value for either in lowered])
+        assert found[k].value - found[k].below - 1e-12 <= truths.min()
+        assert truths.max() <= found[k].value + found[k].above + 1e-12
+    assert max(either[0].value for either in lowered) == pytest.approx(found[0].value + found[0].above)
 
 
 def test_spread_has_the_error_of_the_jackknife():
@@ -319,5 +369,7 @@ def test_what_cannot_be_compared_is_named():
         difference(curve, broken, MID)
     with pytest.raises(ValueError, match="a: a curve to compare needs two images and two betas"):
         difference(curve.at(slice(0, 1)), curve, MID)
-    with pytest.raises(Uncovered, match="a and b have 2 betas of b in common, not 9"):
+    with pytest.raises(Uncovered, match="a and b have 2 betas of b in common, of which 2 are certified, not 9"):
         excess_nodes(mean_curve(curve), mean_curve(curve.at(slice(0, 3)), "b"), 9)
+    with pytest.raises(Uncovered, match=r"a and b have \d\d betas of b in common, of which 0 are certified, not 9"):
+        excess_nodes(mean_curve(curve), mean_curve(doubted(curve, slice(None)), "b"), 9)

@@ -25,7 +25,8 @@ Differences are in ln D, the relative difference of distortions at equal rate (o
     same            the same                                                                     -margin .. margin
     reaches_lower   ln D at the largest beta, first less second; that of a curve that ends at a
                     smaller beta than the other is known from above alone                        .. 0
-    alike_within    mean square difference of ln D within groups                                 .. margin^2
+    alike_within    mean square difference of ln D within groups; its upper end that of the root
+                    mean square, squared, where that is larger                                   .. margin^2
     less_within     the same, less that between groups                                           .. 0
     smaller_margin  two differences as in `below`, the former less the latter                    .. 0
     excess_at_most  -log Z at equal beta, or R at equal distortion, first less second, nats      .. limit + margin
@@ -115,17 +116,20 @@ class Comparison:
         if self.difference is None:
             return self
         if not math.isfinite(self.standard_error):
-            raise ValueError(
-                f"{self.of} and {self.to}: no error over the {self.over}; curves of unequal numbers of images cannot "
-                "be paired, and are to be compared over: chains"
+            why = (
+                "curves of unequal numbers of images cannot be paired: leave all_images out, or compare them over: "
+                "chains where the kind of claim knows it"
             )
-        x = self.difference
-        one, any_of_all = (student_quantile(p, x.n_images - 1) * self.standard_error for p in (level, level / n))
+            raise ValueError(
+                f"{self.of} and {self.to}: no error over the {self.over}" + f"; {why}" * (self.over == "images")
+            )
+        x, se = self.difference, self.standard_error
+        one, any_of_all = (student_quantile(p, x.n_images - 1) for p in (level, level / n))
 
         def verdict(below: float, above: float) -> Verdict:
-            if self.least <= x.value - one - below and x.value + one + above <= self.most:
+            if self.least <= x.value - one * se - below and x.upper(se, one) + above <= self.most:
                 return "reproduced"
-            low, high = x.value - any_of_all - below, x.value + any_of_all + above
+            low, high = x.value - any_of_all * se - below, x.value + any_of_all * se + above
             return "not reproduced" if high < self.least or low > self.most else "undecided"
 
         found = verdict(x.below, x.above)
@@ -310,6 +314,8 @@ def _excess_at_most(case: _Case) -> Iterator[Comparison]:
 
 def _gap_at_most(case: _Case) -> Iterator[Comparison]:
     for name in case.claim["gaps"]:
+        if case.gaps[name].empty:
+            yield Comparison(name, "", "all betas", "nats", case.claim["limit"], reason="BDMC measured nothing")
         for point in case.gaps[name].itertuples():
             empty = Comparison(name, "", f"beta = {point.beta:.4g}", "nats", case.claim["limit"])
             gap = Difference(point.gap, point.gap_se, math.nan, int(point.n_images))

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -97,7 +97,7 @@ class MeanCurve:
         lines = rate[:, :1] + beta * distortion[:, :1]  # [K, G], of the mean over all images
         best = lines.argmin(0)
         potential = rate[best] + beta[:, None] * distortion[best]
-        error = curve.standard_error("log_z", "chains")[best]
+        error = beta * curve.standard_error("distortion", "chains")[best]  # R_k is no estimate
         channels = curve.at(best[::_BETWEEN])  # at a recorded beta another channel than its own may be the best
         return cls._of(name, channels, beta, potential, error, np.zeros(len(beta)))
 
@@ -163,6 +163,16 @@ class Difference:
     n_images: int
     below: float = 0.0  # by how much the truth may lie below the value, beyond its error
     above: float = 0.0  # and above it
+    root: tuple[float, float] | None = None  # of a mean square: its root, all noise in it, and the error over images
+
+    def upper(self, standard_error: float, quantile: float) -> float:
+        """Upper end of the interval, `above` left aside.
+
+        A mean square near zero has no slope in what it is a square of: its error vanishes there, and it may be negative
+        when noise is taken off. So its upper end is never below the square of that of its root.
+        """
+        end = self.value + quantile * standard_error
+        return end if self.root is None else max(end, (self.root[0] + quantile * self.root[1]) ** 2)
 
 
 def mean_log_distortion(
@@ -207,8 +217,10 @@ def mean_log_distortion(
         _check_positive(curve, distortion)
         # errors at neighbouring rates come from the same chains: they add up
         per_nat = 1 / (curve.beta[best] * distortion[:, 0])
-        error, slack = ((curve.potential_se[best] * per_nat).mean(), (curve.slack[best] * per_nat).mean())
-        readings.append(Reading(curve.name, np.log(distortion).mean(0), float(error), float(slack)))
+        vertical = distortion[:, 0] == curve.distortion[-1, 0]  # D itself, whose noise does not drop out
+        error = np.where(vertical, curve.distortion_se[-1] / distortion[:, 0], curve.potential_se[best] * per_nat)
+        slack = curve.slack[best] * per_nat
+        readings.append(Reading(curve.name, np.log(distortion).mean(0), float(error.mean()), float(slack.mean())))
     return readings, (float(rates[use][0]), float(rates[use][-1]))
 
 
@@ -228,13 +240,17 @@ def excess_nodes(a: MeanCurve, b: MeanCurve, n: int) -> list[int]:
         ValueError: curves on other data or distortions.
     """
     _comparable([a, b])
-    inside = []
+    common = []
     for node, place in enumerate(b.recorded):
         best = int((a.potential[:, 0] - a.beta * b.distortion[node, 0]).argmax())
-        if a.beta[0] <= b.beta[place] <= a.beta[-1] and 0 < best < len(a.beta) - 1 and b.certified[place]:
-            inside.append(node)
+        if a.beta[0] <= b.beta[place] <= a.beta[-1] and 0 < best < len(a.beta) - 1:
+            common.append(node)
+    inside = [node for node in common if b.certified[b.recorded[node]]]
     if len(inside) < n:
-        raise Uncovered(f"{a.name} and {b.name} have {len(inside)} betas of {b.name} in common, not {n}")
+        raise Uncovered(
+            f"{a.name} and {b.name} have {len(common)} betas of {b.name} in common, of which {len(inside)} are "
+            f"certified, not {n}"
+        )
     return [inside[k] for k in np.linspace(0, len(inside) - 1, n).round().astype(int)]
 
 
@@ -285,12 +301,13 @@ def spread(readings: Sequence[Reading], label: np.ndarray) -> tuple[Difference, 
     """Mean square difference of readings with the same label; the same, less that with different labels.
 
     The square of a noisy difference is too large by the variance of the noise, which is taken off, as the jackknife
-    over images knows it, or the chains where images cannot be paired. A mean square may thus be negative.
+    over images knows it, or the chains where images cannot be paired. A mean square may thus be negative; its root,
+    with the noise, is kept for `Difference.upper`.
 
     Raises:
         ValueError: no two readings with the same label, or one label only.
     """
-    i, j = np.triu_indices(len(readings), 1)
+    i, j = np.triu_indices(len(readings), 1)  # pairs
     alike = label[i] == label[j]
     if alike.all() or not alike.any():
         raise ValueError("spread needs two groups, and two members in one of them")
@@ -316,22 +333,27 @@ def spread(readings: Sequence[Reading], label: np.ndarray) -> tuple[Difference, 
         return (up - down) / 2
 
     variance = sum(np.square(effect(k, reading.se_chains)) for k, reading in enumerate(readings))
-    if all(reading.certified for reading in readings):
-        slack = sum(np.abs(effect(k, reading.slack)) for k, reading in enumerate(readings))
-    else:
-        slack = np.full(2, np.inf)
+    # where the true difference of a pair may lie: either reading may be too high by its slack
+    slack = np.array([reading.slack for reading in readings])
+    difference = values[i, 0] - values[j, 0]
+    low, high = difference - slack[i], difference + slack[j]
+    more = np.square(np.maximum(-low, high)) - np.square(difference)
+    less = np.square(difference) - np.square(np.maximum(0.0, np.maximum(low, -high)))
+    reach = [(less[alike].mean(), more[alike].mean())]
+    reach.append((reach[0][0] + more[~alike].mean(), reach[0][1] + less[~alike].mean()))
     within, against = (
         Difference(
             value=float(both[k, 0]),
             se_images=_jackknife(both[k, 1:]) if paired else math.nan,
             se_chains=float(np.sqrt(variance[k])),
             n_images=_n_images(readings),
-            below=float(slack[k]),
-            above=float(slack[k]),
+            below=float(reach[k][0]),
+            above=float(reach[k][1]),
         )
         for k in (0, 1)
     )
-    return within, against
+    root = np.sqrt(mean_squares(values)[0])
+    return replace(within, root=(float(root[0]), _jackknife(root[1:]))) if paired else within, against
 
 
 def student_quantile(tail: float, degrees: int) -> float:
