@@ -1,5 +1,7 @@
 """The command line as a user types it: in a process of its own, with its files and its exit code."""
 
+import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,12 +17,15 @@ from steps import ROOT, Bench
 
 from rdcurve import settings
 from rdcurve.cli import main, sections
+from rdcurve.commands import bdmc
+from rdcurve.commands.gaps import read_gaps
 from rdcurve.commands.provenance import check
 from rdcurve.curve import RDCurve
 from rdcurve.device import resolve
 from rdcurve.files import FileError, save_arrays
 from rdcurve.models.checkpoint import save_decoder
 from rdcurve.models.linear import Decoder
+from rdcurve.sampler.bdmc import BDMCGap
 
 
 @pytest.fixture
@@ -311,6 +316,23 @@ def test_cuda_convolves_in_the_same_way_each_time(monkeypatch, name):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     assert resolve(name).type == "cuda"
     assert torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+def test_a_gap_that_is_no_number_is_written_whole(tmp_path, odd):
+    """The table has it, where claims find it; JSON knows no such number, and metrics of DVC are JSON."""
+    beta, lower = torch.tensor([1.0, 9.0]), torch.zeros(2, 3)
+    upper = torch.tensor([[0.2, 0.3, 0.4], [odd, 0.3, 0.4]])
+    args = Namespace(name="a", output=tmp_path / "a.csv", gap=tmp_path / "a.json", guard=NoGuard())
+    bdmc._save(args, BDMCGap(beta, lower, upper, torch.ones(2)), None)
+    assert json.loads((tmp_path / "a.json").read_text())["gap_max"] is None
+    assert json.loads((tmp_path / "a.json").read_text())["gap_max_beta"] == 9
+    assert not np.isfinite(read_gaps(tmp_path / "a.csv")["gap"][1])
+
+
+class NoGuard:
+    def check(self):
+        pass
 
 
 def test_cuda_where_there_is_none(bench, capsys, monkeypatch):

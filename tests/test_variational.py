@@ -289,6 +289,9 @@ def test_a_loss_that_diverges_is_named():
     wild = replace(AMORTISED, learning_rate=1e9)
     with pytest.raises(FloatingPointError, match=r"encoder diverged at beta = 1, step \d+: the loss is (inf|nan)"):
         amortised.fit(linear_encoder(problem), problem.target, problem.x, problem.x, betas, wild)
+    spoilt = torch.where(torch.arange(len(problem.x))[:, None] == 2, torch.nan, problem.x)
+    with pytest.raises(FloatingPointError, match=r"encoder diverged at beta = 1, step \d+: the validation loss is nan"):
+        amortised.fit(linear_encoder(problem), problem.target, problem.x, spoilt, betas, AMORTISED)
     with pytest.raises(FloatingPointError, match=r"channels diverged at beta = 1, step \d+: the loss is (inf|nan)"):
         per_image.fit(problem.target, betas, replace(PER_IMAGE, learning_rate=1e9))
 

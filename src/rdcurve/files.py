@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from safetensors.numpy import save as _to_bytes
 __all__ = [
     "FileError",
     "check_writable",
+    "finite",
     "load_arrays",
     "load_facts",
     "save_arrays",
@@ -79,6 +81,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all; NaN is refused, because it is not JSON."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(value: float) -> float | None:
+    """As JSON may hold it: None for a number that is not finite.
+
+    Examples:
+        >>> finite(1), finite(float("inf"))
+        (1.0, None)
+    """
+    return float(value) if math.isfinite(value) else None
 
 
 def save_arrays(

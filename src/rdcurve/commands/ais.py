@@ -9,7 +9,7 @@ from rdcurve.commands.inputs import build, tuned
 from rdcurve.curve import RDCurve
 from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
-from rdcurve.files import write_json, writing
+from rdcurve.files import finite, write_json, writing
 from rdcurve.progress import Progress
 from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.schedule import recorded_steps
@@ -57,13 +57,14 @@ def anneal(args: argparse.Namespace, params: dict[str, Any], name: str, seed: in
     print(verdict(curve))
 
 
-def largest_errors(curve: RDCurve) -> dict[str, float]:
-    """The metrics of a curve: what to look at before believing it."""
-    return {
-        "rate_se_chains_max": float(curve.standard_error("rate", "chains").max()),
-        "log_z_se_chains_max": float(curve.standard_error("log_z", "chains").max()),
-        "rate_se_images_max": float(curve.standard_error("rate", "images").max()),
-        "certified_beta_max": float(curve.beta[curve.certified].max(initial=0.0)),
-        "ess_min": float(curve.ess.min()),
-        "acceptance_min": float(curve.acceptance.min()),
+def largest_errors(curve: RDCurve) -> dict[str, float | None]:
+    """The metrics of a curve: what to look at before believing it; None for what is no number."""
+    found = {
+        "rate_se_chains_max": curve.standard_error("rate", "chains").max(),
+        "log_z_se_chains_max": curve.standard_error("log_z", "chains").max(),
+        "rate_se_images_max": curve.standard_error("rate", "images").max(),
+        "certified_beta_max": curve.beta[curve.certified].max(initial=0.0),
+        "ess_min": curve.ess.min(),
+        "acceptance_min": curve.acceptance.min(),
     }
+    return {name: finite(value) for name, value in found.items()}

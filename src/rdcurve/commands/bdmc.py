@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from rdcurve.commands.bounding import Bounding
 from rdcurve.commands.inputs import build, tuned
 from rdcurve.device import resolve
-from rdcurve.files import write_json, writing
+from rdcurve.files import finite, write_json, writing
 from rdcurve.sampler.bdmc import BDMCGap
 from rdcurve.sampler.sizing import compare
 from rdcurve.settings import section
@@ -42,8 +43,8 @@ def _save(args: argparse.Namespace, result: BDMCGap, asked: float | None) -> Non
         write_json(args.gap, {})
         print(f"{args.name}: no data can be simulated under this distortion, so there is no BDMC gap")
         return
-    worst = points.loc[points["gap"].idxmax()]
-    write_json(args.gap, {f"gap_{key}": float(worst[name]) for key, name in
+    worst = points.loc[points["gap"].fillna(math.inf).idxmax()]
+    write_json(args.gap, {f"gap_{key}": finite(worst[name]) for key, name in
                           (("max", "gap"), ("max_se", "gap_se"), ("max_beta", "beta"))})  # fmt: skip
     print(f"{args.name}: bounds on log Z of simulated data, nats\n{points.to_string(index=False)}")
     if asked is not None:

@@ -12,7 +12,7 @@ from rdcurve.claims import Decision, decide
 from rdcurve.commands.gaps import read_gaps
 from rdcurve.comparison import MeanCurve
 from rdcurve.curve import RDCurve, same_images
-from rdcurve.files import FileError, write_json, writing
+from rdcurve.files import FileError, finite, write_json, writing
 from rdcurve.settings import names_of_claims
 
 
@@ -49,8 +49,8 @@ def _summary(decision: Decision) -> dict[str, Any]:
     value = math.nan if decisive.difference is None else decisive.difference.value
     return {
         "verdict": decision.verdict,
-        "difference": value if math.isfinite(value) else None,
-        "standard_error": decisive.standard_error if math.isfinite(decisive.standard_error) else None,
+        "difference": finite(value),
+        "standard_error": finite(decisive.standard_error),
         "unit": decisive.unit,
         "limits": decisive.limits,
         "decisive": decisive.title,

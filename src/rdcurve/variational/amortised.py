@@ -176,6 +176,10 @@ def _train(
                 parts = [_rate_and_distortion(average, target, x, beta, generator) for x in validation.split(_ROWS)]
             rate, distortion = (float(torch.cat(part).mean()) for part in zip(*parts, strict=True))
             loss = rate + beta * distortion
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the encoder diverged at beta = {beta:.6g}, step {step}: the validation loss is {loss}"
+                )
             rows.append([beta, step, sum(losses) / len(losses), loss, rate, distortion])
             losses = []
             if loss < best_loss:
