@@ -5,6 +5,7 @@ import json
 import math
 import random
 import signal
+import struct
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -478,8 +479,8 @@ def test_command_writes_checkpoint_history_and_picture(tmp_path, capsys, trainer
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     random = np.random.default_rng(0)
     pixels, digits = random.integers(0, 256, 100 * 784, dtype=np.uint8), random.integers(0, 10, 100, dtype=np.uint8)
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(16) + pixels.tobytes())
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes(8) + digits.tobytes())
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 100, 28, 28) + pixels.tobytes())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 100) + digits.tobytes())
     command = f"train small --params {tmp_path}/params.yaml --data {tmp_path} --output {tmp_path}/a.safetensors"
     command = [*command.split(), "--history", f"{tmp_path}/a.csv", "--samples", f"{tmp_path}/a.png"]
     main(command)

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rdcurve.files import FileError, writing
+from rdcurve.files import FileError, write_bytes
 
 __all__ = ["Checkpoint", "Interrupted", "content_key"]
 
@@ -179,7 +179,7 @@ class Checkpoint:
                 data = path.read_bytes()
             except FileNotFoundError:
                 continue
-            if self._is_whole(data):
+            if self._digest(data[32:]) == data[:32]:
                 logger.info("going on from %s", path)
                 self._current_is_whole = path.name == "state"
                 return load(data[32:])
@@ -193,14 +193,9 @@ class Checkpoint:
                 )  # fmt: skip
         return {}
 
-    def _is_whole(self, data: bytes) -> bool:
-        return self._digest(memoryview(data)[32:]) == data[:32]
-
-    def _digest(self, payload: bytes | memoryview) -> bytes:
+    def _digest(self, payload: bytes) -> bytes:
         # with the key, so that a state copied from another run's folder is as good as a damaged one
-        digest = hashlib.sha256(self.key.encode())
-        digest.update(payload)
-        return digest.digest()
+        return hashlib.sha256(self.key.encode() + payload).digest()
 
     def resume(self, phase: str, start: Tree) -> Tree:
         """Where the phase stood in the run before this one, or `start`.
@@ -248,23 +243,22 @@ class Checkpoint:
         flat = {f"{phase}/{name}": v for phase, state in self._states.items() for name, v in _flatten(state).items()}
         # states of two phases may share tensors, which safetensors refuses
         payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()})
+        data = self._digest(payload) + payload
         for patience in (True, True, False):
             try:
-                self._write(self.folder / "state", payload)
+                self._write(self.folder / "state", data)
                 break
             except FileNotFoundError:  # somebody removes the folder under the run, and may be at it still
                 if not patience:
                     raise
         self._saved_at = time.monotonic()
 
-    def _write(self, current: Path, payload: bytes) -> None:
+    def _write(self, current: Path, data: bytes) -> None:
         # a damaged state never takes the place of the whole one before it
         if self._current_is_whole and current.exists():
             current.replace(current.with_name("state.previous"))
-        with writing(current) as temporary, temporary.open("wb") as file:
-            file.write(self._digest(payload))
-            file.write(payload)
-        self._current_is_whole = self._is_whole(current.read_bytes())
+        write_bytes(current, data)
+        self._current_is_whole = current.read_bytes() == data
         if not self._current_is_whole:
             logger.warning("%s is not what was written to it; the one before it is kept", current)
 
