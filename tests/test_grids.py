@@ -35,6 +35,8 @@ def test_nearest_is_nearest_on_a_log_scale():
     assert rate[k] == min(rate, key=lambda r: abs(np.log(r / 10)))
     curve.rate[0] = -0.5  # what noise makes of a small rate
     assert nearest(curve, rate=float(rate[1])) == 1
+    curve.rate[k, 0] = np.nan
+    assert nearest(curve, rate=float(rate[k])) in (k - 1, k + 1)
     for both in ({}, {"beta": 1.0, "rate": 1.0}):
         with pytest.raises(ValueError, match="give beta or rate, one of them"):
             nearest(curve, **both)
@@ -79,7 +81,7 @@ def test_pixels_of_grey_and_colour():
 def rows(shape, n=4):
     generator = np.random.default_rng(0)
     images = generator.random((3, n, *shape))
-    return images[0], [Row(f"model {i}", images[i], 3512.0, 41.26, 0.01, certified=i == 1) for i in (1, 2)]
+    return images[0], [Row(f"model {i}", images[i], 3512.0, 41.26, 0.01, certified=i == 1, n_images=20) for i in (1, 2)]
 
 
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)])
@@ -99,11 +101,12 @@ def test_every_image_stands_in_its_row_and_column(shape):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["test images", "model 1", "model 2"]
     texts = [text.get_text() for text in ax.texts]
     assert texts == ["β", "rate (nats)", "distortion", *2 * ["3512", "41.3", "0.0100"], "*"]
-    assert ax.get_xlabel().startswith("* not certified")
+    means = "rate and distortion: means over all 20 images of the curve"
+    assert ax.get_xlabel().startswith(f"{means}\n* not certified")
     assert ax.texts[-1].xy[1] == ax.get_yticks()[2]  # beside the second model, the one that is not
     all_certified = [model._replace(certified=True) for model in models]
     (ax,) = figure(originals, all_certified, title="Title", width=6.8, font_size=8).axes
-    assert not ax.get_xlabel()
+    assert ax.get_xlabel() == means
     assert "*" not in [text.get_text() for text in ax.texts]
 
 

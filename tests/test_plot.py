@@ -12,6 +12,7 @@ import pytest
 from curves import bdmc_points, synthetic
 from matplotlib.colors import to_rgb
 from scipy.stats import chi2
+from scipy.stats import t as student
 
 from rdcurve.commands import plot as command
 from rdcurve.curve import RDCurve
@@ -85,18 +86,70 @@ def test_points_without_a_positive_rate_are_left_out():
     assert len(lines(ax)["vae10"].get_xdata()) == len(curve.beta) - 2
 
 
-@pytest.mark.parametrize(
-    "uncertified, runs",
-    [(slice(0, 0), []), (slice(20, 30), [range(19, 30)]), (slice(0, 1), [range(0, 2)]), (slice(8, 9), [range(7, 10)])],
-)
-def test_ticks_where_the_bound_is_not_certified(uncertified, runs):
+def test_a_point_that_is_no_number_breaks_line_and_band_and_an_unknown_error_the_band():
+    curve = synthetic()
+    curve.distortion[9, 2] = curve.rate[9, 2] = np.nan
+    curve.rate_se[20] = np.nan
+    ax = draw(Drawn("vae10", curve, label="VAE10"), max_distortion=50).axes[0]
+    x, y = lines(ax)["vae10"].get_data()
+    at = np.flatnonzero(np.isnan(y))
+    assert len(at) == 1 and np.isnan(x[at]) and y[at[0] - 1] == curve.mean("rate")[8]
+    n_hidden = 9 - (curve.mean("distortion") > 50).sum() + 1  # a point beyond the cut, to reach it
+    assert [len(band.get_xy()) // 2 for band in ax.patches] == [n_hidden, 10, 9]
+    draw_curve(ax, replace(curve, rate=np.full_like(curve.rate, np.nan)))  # nothing at all
+
+
+def test_a_band_down_to_no_rate_leaves_the_axes():
+    curve = synthetic()
+    curve.rate_se[:3] = 100
+    ax = draw(Drawn("vae10", curve, label="VAE10")).axes[0]
+    assert ax.patches[0].get_xy()[:3, 1].max() < 1e-3 * ax.get_ylim()[0]
+    free = curve.plot()
+    assert free.get_ylim()[0] > 0.5 * curve.mean("rate").min()  # and is no reason to widen them
+
+
+def test_an_error_along_an_upright_line_is_seen():
+    """That of a rate, where the distortion is known: the band has the width of the line, and is stroked."""
+    curve = synthetic()
+    curve.distortion_se[20:] = 1e-4
+    curve.rate_se[25:] = 400
+    ax = draw(Drawn("vae10", curve, label="VAE10")).axes[0]
+    band, upright = ax.patches
+    assert (band.get_linewidth(), upright.get_linewidth()) == (0, 3)
+    assert len(upright.get_xy()) // 2 == 5
+    assert np.allclose(upright.get_xy()[5:10][::-1], band.get_xy()[30 + 0 : 35][::-1])
+    assert len(draw(Drawn("vae10", synthetic(), label="VAE10")).axes[0].patches) == 1
+
+
+@pytest.mark.parametrize("uncertified", [slice(0, 0), slice(20, 30), slice(0, 1), slice(8, 9), slice(29, 30)])
+def test_a_tick_at_every_beta_where_the_bound_is_not_certified(uncertified):
     curve = synthetic(uncertified=uncertified)
     ax = draw(Drawn("vae10", curve, label="VAE10")).axes[0]
+    expected = np.stack([curve.mean("distortion"), curve.mean("rate")], 1)[uncertified]
     found = ticked(ax)
-    assert len(found) == len(runs)
-    for line, run in zip(found, runs, strict=True):
-        assert np.array_equal(line.get_ydata(), curve.mean("rate")[list(run)])
-    assert ("not certified" in drawing_note(ax.figure)) == bool(runs)
+    assert len(found) == bool(len(expected))
+    for line in found:
+        assert np.array_equal(line.get_xydata(), expected)
+    assert ("not certified" in drawing_note(ax.figure)) == bool(len(expected))
+
+
+@pytest.mark.parametrize("at", [0, 8, 20, 29])
+def test_one_tick_alone_is_ink(at):
+    """Of a curve on which beta after beta nearly coincides, in the colour of the line, above line and band."""
+    ink = []
+    for uncertified in (slice(0, 0), slice(at, at + 1)):
+        ax = draw(Drawn("vae10", synthetic(uncertified=uncertified), label="VAE10")).axes[0]
+        ax.figure.set_dpi(150)
+        for text in ax.figure.texts:
+            text.set_visible(False)  # they say that there are ticks
+        position = [0.15, 0.3, 0.7, 0.6]
+        ax.figure.set_layout_engine("none")
+        for each in ax.figure.axes:
+            each.set_position(position)
+        ax.figure.set_figheight(3)
+        ax.figure.canvas.draw()
+        ink.append(np.asarray(ax.figure.canvas.buffer_rgba())[..., :3].astype(int))
+    assert (np.abs(ink[0] - ink[1]).max(2) > 60).sum() > 5
 
 
 def drawing_note(drawing):
@@ -111,7 +164,7 @@ def test_ticks_are_drawn_on_the_lower_side():
         ax.set(yscale="log", xlim=(0, 60), ylim=(1, 100))
         ax.axis("off")
         curve = synthetic(uncertified=uncertified, noise=0)
-        draw_curve(ax, curve, color="black", marker="none")
+        draw_curve(ax, curve, label="no legend of its own", color="black", marker="none")
         ax.figure.canvas.draw()
         images.append(np.asarray(ax.figure.canvas.buffer_rgba())[..., 0].astype(int))
     rows, columns = np.nonzero(images[0] - images[1] > 60)  # ink that certified curves do not have
@@ -149,16 +202,17 @@ def test_cut_at_a_distortion():
     distortion = lines(ax)["vae10"].get_xdata()
     assert ax.get_xlim()[1] == 30
     assert np.sort(distortion)[-2] <= 30 < distortion.max()  # one point beyond, so that the line leaves the frame
-    kept = curve.mean("rate")[curve.mean("distortion") <= 30]
-    assert ax.get_ylim()[0] == pytest.approx(kept.min() / 1.15)
+    there = np.interp(30, distortion[::-1], lines(ax)["vae10"].get_ydata()[::-1])
+    assert ax.get_ylim()[0] == pytest.approx(there / 1.15)  # so that it leaves at the right, and not below
 
 
 def test_cut_at_a_rate():
     curve = synthetic()
     ax = draw(Drawn("vae10", curve, label="VAE10"), min_rate=2).axes[0]
-    rate = lines(ax)["vae10"].get_ydata()
+    distortion, rate = lines(ax)["vae10"].get_data()
     assert ax.get_ylim()[0] == 2
     assert np.sort(rate)[1] >= 2 > rate.min()
+    assert ax.get_xlim()[1] > np.interp(2, rate, distortion) > distortion[rate >= 2].max()  # where it leaves the axes
 
 
 def test_nothing_left_of_a_curve_is_an_error_that_names_it():
@@ -252,6 +306,26 @@ def test_a_gap_at_a_rate_that_noise_makes_negative_is_no_mark_on_the_curve(tmp_p
     assert (tmp_path / "f.png").stat().st_size > 1000
 
 
+def test_what_a_gap_is_of_stands_in_the_note():
+    a, b = synthetic("a"), synthetic("b", 5)
+    few = bdmc_points(b, 0.2).assign(n_images=3)
+    drawing = draw(Drawn("a", a, label="a", gaps=bdmc_points(a, 0.29)), Drawn("b", b, label="b", gaps=few),
+                   Drawn("c", a, label="c"))  # fmt: skip
+    note = drawing_note(drawing)
+    assert "on 3 or 5 images simulated from the model, which tell nothing of modes missed on others" in note
+    assert "without a number: BDMC was not run" in note
+    assert "BDMC" not in drawing_note(draw(Drawn("c", a, label="c")))
+
+
+def test_a_gap_that_is_no_number_may_be_the_largest():
+    a = synthetic("a")
+    gaps = bdmc_points(a, 0.29)
+    gaps.loc[3, "gap"] = np.nan
+    assert legend_texts(draw(Drawn("a", a, label="VAE10", gaps=gaps))) == ["VAE10: unknown"]
+    gaps["gap"] = np.nan
+    assert legend_texts(draw(Drawn("a", a, label="VAE10", gaps=gaps), below="gaps")) == ["VAE10: unknown"]
+
+
 def test_one_family_heads_the_legend():
     curves = [Drawn(f"v{s}", synthetic(), family="blur", size=s) for s in ("0", "0.5", "1")]
     legend = draw(*curves).legends[0]
@@ -337,6 +411,9 @@ def test_differences_of_curves_from_the_mean_of_the_others():
     assert len(values) == 210
     low, high = chi2.ppf([5e-7, 1 - 5e-7], 180) / 180  # the seven values at one beta sum to 0
     assert low < np.mean(values**2) < high
+    silent = [replace(c.curve, log_z_se=c.curve.log_z_se * 0) for c in curves[:2]]
+    with pytest.raises(FileError, match="curve a: no error over the chains to measure differences of log_z by"):
+        draw(*(Drawn(n, c, label=n) for n, c in zip("ab", silent, strict=True)), below="differences")
     with pytest.raises(FileError, match="curve a: nothing to compare it with"):
         draw(Drawn("a", synthetic(), label="a"), Drawn("b", synthetic(n_betas=9), label="b"), below="differences")
 
@@ -361,6 +438,8 @@ def test_a_curve_that_came_with_bounds_is_drawn_with_its_largest_gap():
     (text,) = ax.get_legend().get_texts()
     assert text.get_text() == f"largest BDMC gap: {worst['gap']:.2f} ± {worst['gap_se']:.2f} nats"
     assert curve.plot().get_legend() is None
+    (text,) = synthetic(uncertified=slice(3, 5)).plot().get_legend().get_texts()
+    assert text.get_text() == NOT_CERTIFIED
 
 
 def test_gaps_stand_at_the_rates_of_their_betas():
@@ -371,7 +450,8 @@ def test_gaps_stand_at_the_rates_of_their_betas():
     at = np.isin(curve.beta, points["beta"])
     data, _, (bars,) = below.containers[0]
     assert np.allclose(data.get_xydata(), np.stack([curve.mean("rate")[at], points["gap"]], 1))
-    assert np.allclose(np.diff([s[:, 1] for s in bars.get_segments()], axis=1)[:, 0], 4 * points["gap_se"])
+    lengths = np.diff([s[:, 1] for s in bars.get_segments()], axis=1)[:, 0]
+    assert np.allclose(lengths, 2 * student.ppf(0.975, 5 - 1) * points["gap_se"])  # of five images
     assert np.array_equal(lines(above)["a"].get_markevery(), np.flatnonzero(at))
     points["beta"] *= 1.01
     with pytest.raises(FileError, match="curve a: of 12 BDMC points, 0 are at betas of the curve"):
@@ -390,6 +470,18 @@ def test_one_large_gap_leaves_the_others_to_be_seen(largest, scale):
     heights = below.transAxes.inverted().transform(below.transData.transform([[1.0, 0.0], [1.0, 0.5]]))[:, 1]
     assert heights[1] - heights[0] > 0.05  # half a nat, of the height of the panel
     assert {label.get_text() for label in below.get_yticklabels()} > {"0"}
+
+
+def test_panels_share_the_axis_of_gaps():
+    curves = nine()
+    curves[1].gaps.loc[4, "gap"] = 80.0
+    drawing = draw(panels=[Panel(curves[i : i + 3], "D", str(i)) for i in (0, 3)], below="gaps", width=6.8)
+    drawing.draw_without_rendering()
+    left, right = drawing.axes[2:4]
+    assert left.get_yscale() == right.get_yscale() == "symlog"
+    assert left.get_ylim() == right.get_ylim() and left.get_ylim()[1] > 80
+    assert any(label.get_visible() and label.get_text() for label in left.get_yticklabels())
+    assert not any(label.get_visible() and label.get_text() for label in right.get_yticklabels())
 
 
 def test_panels_share_rates_and_legend():

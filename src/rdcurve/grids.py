@@ -23,6 +23,7 @@ from rdcurve.plot import style
 __all__ = ["Row", "figure", "nearest", "pixels", "reconstruct"]
 
 _GAP = 0.07  # between two images, as a share of one
+_MEANS = "rate and distortion: means over all {} images of the curve"
 _STAR = "* not certified: an upper bound on the rate, and perhaps not a close one"
 _COLUMNS = (3.8, 10.0, 15.5)  # right ends of the columns of numbers, in font sizes from the images
 
@@ -36,6 +37,7 @@ class Row(NamedTuple):
         beta: slope of the curve where they are taken.
         rate, distortion: mean over all images of the curve at that beta, nats and units of d.
         certified: whether the curve is, at that beta.
+        n_images: of the curve.
     """
 
     label: str
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     rate: float
     distortion: float
     certified: bool
+    n_images: int
 
 
 def nearest(curve: RDCurve, *, beta: float | None = None, rate: float | None = None) -> int:
@@ -60,7 +63,7 @@ def nearest(curve: RDCurve, *, beta: float | None = None, rate: float | None = N
     if (beta is None) == (rate is None):
         raise ValueError(f"give beta or rate, one of them, not beta = {beta} and rate = {rate}")
     here, wanted = (curve.beta, beta) if rate is None else (curve.mean("rate"), rate)
-    return int(np.abs(np.log(np.maximum(here, 1e-12) / wanted)).argmin())
+    return int(np.nanargmin(np.abs(np.log(np.maximum(here, 1e-12) / wanted))))
 
 
 @torch.no_grad()
@@ -113,7 +116,7 @@ def pixels(data: np.ndarray) -> np.ndarray:
 def figure(originals: np.ndarray, rows: Sequence[Row], *, title: str, width: float, font_size: float) -> Figure:
     """Originals on top, then a row of reconstructions for each model, with its name, beta, rate and distortion.
 
-    A star stands beside a rate that is not certified, and below what that means.
+    A star stands beside a rate that is not certified, and below what that and the numbers mean.
 
     Args:
         originals: [n, *data].
@@ -158,12 +161,14 @@ def figure(originals: np.ndarray, rows: Sequence[Row], *, title: str, width: flo
                     "*", (1, middle), xycoords=ax.get_yaxis_transform(), xytext=place, textcoords="offset points",
                     va="center_baseline",
                 )  # fmt: skip
+        notes = [_MEANS.format(" or ".join(map(str, sorted({row.n_images for row in rows}))))]
         if not all(row.certified for row in rows):
-            ax.set_xlabel(_STAR)
+            notes.append(_STAR)
+        ax.set_xlabel("\n".join(notes))
         drawing.suptitle(title)
         drawing.draw_without_rendering()  # lays out; how wide the sheet becomes says how high the figure must be
         high = ax.get_position().width * width * sheet.shape[0] / sheet.shape[1]
-        drawing.set_figheight(high + 3.5 * font_size / 72)
+        drawing.set_figheight(high + (2.3 + 1.2 * len(notes)) * font_size / 72)
     return drawing
 
 
@@ -171,7 +176,7 @@ def _number(value: float) -> str:
     """Three digits.
 
     Examples:
-        >>> _number(3512.3), _number(41.26), _number(0.01234)
-        ('3512', '41.3', '0.0123')
+        >>> _number(3512.3), _number(99.96), _number(41.26), _number(0.01234)
+        ('3512', '100', '41.3', '0.0123')
     """
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"

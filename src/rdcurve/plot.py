@@ -1,8 +1,8 @@
 """Draw rate-distortion curves: distortion across, rate in nats on a log axis, bits per pixel on the right.
 
 Every curve is an upper bound, (D, R) in expectation on or above the true one. It is drawn with a band that sweeps the
-boxes of +-2 standard errors over the chains in D and R, and with ticks on its lower side, where the truth may lie, at
-the betas where the bound is not certified on these images (`RDCurve.certified`). Colour says the family of a model,
+boxes of +-2 standard errors over the chains in D and R, and with a tick on its lower side, where the truth may lie, at
+each beta where the bound is not certified on these images (`RDCurve.certified`). Colour says the family of a model,
 shade and marker the size of its code, a dashed line that the bound is variational.
 """
 
@@ -26,19 +26,25 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import TickedStroke
+from matplotlib.patches import Polygon
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+from rdcurve.comparison import student_quantile
 from rdcurve.curve import RDCurve
 from rdcurve.files import FileError, writing
 
 __all__ = ["FORMATS", "NOT_CERTIFIED", "Drawn", "Panel", "draw_curve", "figure", "new_axes", "save", "style"]
 
 FORMATS = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}  # without a date
-NOT_CERTIFIED = "not certified"  # gid of the ticked parts of a curve
+NOT_CERTIFIED = "not certified"  # gid of the ticks of a curve
 _BAND = 2  # standard errors on each side
+_TICK = [(0, 0), (-1, -1)]  # to the lower left
+_STANDS_OUT = 0.1  # of a rate: an error that a band has to show, also along a line that stands upright,
+_SLIVER = 0.01  # where it is narrower than this share of the distortions of the curve
+_FLOOR = 1e-12  # nats, below every axis: a band down to no rate at all leaves it
+_TAIL = 0.025  # beyond each end of the bars of a gap
 _MARKERS = "os^DvPX*<>"
-# blue, orange, green, violet: at least 24 apart in CIELAB, in every shade, for protanopes and deuteranopes too
+# blue, orange, green, violet: at one size at least 24 apart in CIELAB, for protanopes and deuteranopes too
 _FAMILIES = ("#0173b2", "#de8f05", "#029e73", "#6a00d4")
 _DASHED = (0, (3, 1.5))
 _MARGIN = 0.05  # inches, between drawing and legend
@@ -88,7 +94,7 @@ class Drawn:
         return ~self.curve.certified
 
     def within(self, max_distortion: float, min_rate: float) -> np.ndarray:
-        """[K] bool, which points are shown.
+        """[K] bool, which points are shown; none whose rate or distortion is no number.
 
         Raises:
             FileError: none of them.
@@ -146,7 +152,7 @@ def new_axes() -> Axes:
     """Empty axes for a rate-distortion plot."""
     with plt.rc_context(style(9)):
         ax = plt.subplots(figsize=(4.5, 3.5), layout="constrained")[1]
-        ax.set(xlabel="Distortion", ylabel="Rate (nats)", yscale="log")
+        ax.set(xlabel="Distortion", ylabel="Rate, upper bound (nats)", yscale="log")
         sns.despine(ax=ax)
     return ax
 
@@ -159,42 +165,61 @@ def draw_curve(
     uncertified: np.ndarray | None = None,
     **line: Any,
 ) -> None:
-    """The mean curve, with its band of two standard errors over the chains, and ticks where it is not certified.
+    """The mean curve, with its band of two standard errors over the chains, and a tick where it is not certified.
 
-    Points without a positive rate, which noise leaves at the smallest betas, have no place on a log axis.
+    Points without a positive rate, which noise leaves at the smallest betas, have no place on a log axis. Line and band
+    are broken at a point that is no number, the band where its error is none.
 
     Args:
-        ax: rate across on a log axis.
+        ax: rate up on a log axis.
         curve: with K betas.
-        label: in the legend; default: the largest BDMC gap, in a legend of its own, where bounds came with the curve.
+        label: in the legend; default: a legend of its own, with the largest BDMC gap, where bounds came with the curve,
+            and with what the ticks mean.
         uncertified: [K] bool, where to draw ticks; default: where `curve.certified` is False.
         line: properties of the line, for example color, marker, linestyle.
     """
     uncertified = ~curve.certified if uncertified is None else uncertified
-    own_legend = label is None and curve.gaps is not None and not curve.gaps.empty
-    if own_legend:
+    own_legend = label is None
+    if own_legend and curve.gaps is not None and not curve.gaps.empty:
         label = f"largest BDMC gap: {_largest(curve.gaps)} nats"
-    positive = curve.mean("rate") > 0
-    curve, uncertified = curve.at(positive), uncertified[positive]
-    distortion, rate = curve.mean("distortion"), curve.mean("rate")
+    placed = ~(curve.mean("rate") <= 0)
+    curve, uncertified = curve.at(placed), uncertified[placed]
+    points = np.stack([curve.mean("distortion"), curve.mean("rate")])
     line = {"linewidth": 1.0, "marker": "o", "markersize": 2.5, **line}
-    drawn = ax.plot(distortion, rate, label=label, **line)[0]
-    error = _BAND * np.nan_to_num(np.stack([curve.standard_error(q, "chains") for q in ("distortion", "rate")]))
-    low = np.stack([distortion - error[0], np.maximum(rate - error[1], rate / 100)])
-    high = np.stack([distortion + error[0], rate + error[1]])
-    ax.fill(*np.concatenate([low, high[:, ::-1]], 1), color=drawn.get_color(), alpha=0.25, linewidth=0)
-    for part in _runs(uncertified):
+    drawn = ax.plot(*points, label=label, **line)[0]
+    _draw_band(ax, points, np.stack([curve.standard_error(q, "chains") for q in ("distortion", "rate")]), drawn)
+    if uncertified.any():
         ax.plot(
-            distortion[part],
-            rate[part],
-            color=drawn.get_color(),
-            linewidth=0.6,
-            zorder=drawn.get_zorder() - 0.1,
+            *points[:, uncertified],
+            color=_shade(to_rgb(drawn.get_color()), -0.25),  # seen on a pale line
+            linestyle="none",
+            marker=_TICK,
+            markersize=6,
+            markeredgewidth=0.6,
+            zorder=drawn.get_zorder() + 0.1,
             gid=NOT_CERTIFIED,
-            path_effects=[TickedStroke(spacing=4, angle=60, length=1.1)],
+            label=NOT_CERTIFIED if own_legend else None,
         )
-    if own_legend:
+    if own_legend and ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False)
+
+
+def _draw_band(ax: Axes, points: np.ndarray, standard_error: np.ndarray, line: Line2D) -> None:
+    """The sweep of the boxes of two standard errors about points (D, R), each [2, K]; where it is a hairline, a stroke.
+
+    An error of the rate lies along a line that stands upright, and would be hidden by it.
+    """
+    error = _BAND * standard_error
+    low, high = points - error, points + error
+    low[1] = np.maximum(low[1], _FLOOR)
+    known = np.isfinite(low + high).all(0)
+    ax.update_datalim(high[:, known].T)  # not by the lower ends
+    width = np.ptp(points[0, known]) if known.any() else 0.0
+    hidden = (error[1] > _STANDS_OUT * points[1]) & (error[0] < _SLIVER * width)
+    for mask, stroke in ((known, 0.0), (known & hidden, 3.0)):
+        for run in _runs(mask):
+            outline = np.concatenate([low[:, run], high[:, run[::-1]]], 1).T
+            ax.add_artist(Polygon(outline, color=line.get_color(), alpha=0.25, linewidth=stroke))
 
 
 def figure(
@@ -232,18 +257,18 @@ def figure(
             len(panels),
             figsize=(width, sum(heights)),
             height_ratios=heights,
+            sharey="row",
             squeeze=False,
             layout="constrained",
         )
-        for ax in axes[0, 1:]:
-            ax.sharey(axes[0, 0])
-            ax.tick_params(labelleft=False)
         for panel, column in zip(panels, axes.T, strict=True):
             _draw_panel(column[0], panel, looks, below)
             if below == "gaps":
                 _draw_gaps(column[1], panel, looks)
             elif below == "differences":
                 _draw_differences(column[1], panel, looks)
+        if below == "gaps":
+            _scale_gaps(axes[1])
         for row, label in zip(axes, ["Rate (nats)", _BELOW_LABELS.get(below or "", "")], strict=False):
             row[0].set_ylabel(label)
         _cut_axes(axes[0], panels)
@@ -308,26 +333,26 @@ def _shade(colour: tuple[float, float, float], tone: float) -> tuple[float, ...]
 
 
 def _runs(mask: np.ndarray) -> list[np.ndarray]:
-    """Indices of the pieces of a curve that a mask of its points takes out, with the neighbours that end them.
+    """Indices of the stretches in which a mask is True.
 
     Examples:
-        >>> [run.tolist() for run in _runs(np.array([False, True, False, False, False, True]))]
-        [[0, 1, 2], [4, 5]]
+        >>> [run.tolist() for run in _runs(np.array([False, True, True, False, False, True]))]
+        [[1, 2], [5]]
     """
-    reached = np.flatnonzero(mask[:-1] | mask[1:])  # segments k .. k + 1
-    pieces = np.split(reached, np.flatnonzero(np.diff(reached) > 1) + 1)
-    return [np.append(piece, piece[-1] + 1) for piece in pieces if len(piece)]
+    inside = np.flatnonzero(mask)
+    return [run for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1) if len(run)]
 
 
 def _draw_panel(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]], below: Below | None) -> None:
     for drawn in panel.curves:
         shown = drawn.within(panel.max_distortion, panel.min_rate)
         shown[:-1] |= shown[1:]  # and the next one, so that the line leaves the axes where they are cut
-        shown &= drawn.curve.mean("rate") > 0  # noise may say otherwise, where there is hardly any
+        shown &= ~(drawn.curve.mean("rate") <= 0)  # noise may say otherwise, where there is hardly any
+        shown |= np.isnan(drawn.curve.mean("rate"))  # which breaks the line
         curve = drawn.curve.at(shown)
         line = dict(looks[drawn.key])
         if drawn.exact is not None:
-            exact = drawn.exact.at(drawn.exact.mean("distortion") <= curve.mean("distortion").max())
+            exact = drawn.exact.at(shown)
             ax.plot(exact.mean("distortion"), exact.mean("rate"), color="black", linewidth=0.9, label="closed form")
             line |= {"linestyle": "none"}
         else:
@@ -351,8 +376,15 @@ def _cut_axes(row: Sequence[Axes], panels: Sequence[Panel]) -> None:
         distortions = []
         for drawn in panel.curves:
             shown = drawn.within(panel.max_distortion, panel.min_rate)
-            rates.append(drawn.curve.mean("rate")[shown])
-            distortions.append(drawn.curve.mean("distortion")[shown])
+            points = np.stack([drawn.curve.mean("distortion"), drawn.curve.mean("rate")])
+            distortions.append(points[0, shown])
+            rates.append(points[1, shown])
+            distortion, rate = points[:, np.isfinite(points).all(0)]  # of a line that goes on to where the axes are cut
+            if rate.min() < panel.min_rate:
+                distortions.append([np.interp(panel.min_rate, np.maximum.accumulate(rate), distortion)])
+            if distortion.max() > panel.max_distortion:
+                falling = np.minimum.accumulate(distortion)[::-1]
+                rates.append([max(np.interp(panel.max_distortion, falling, rate[::-1]), rate[rate > 0].min())])
         low, high = np.concatenate(distortions).min(), np.concatenate(distortions).max()
         high = panel.max_distortion if math.isfinite(panel.max_distortion) else high + 0.03 * (high - low)
         ax.set_xlim(low - 0.04 * (high - low), high)
@@ -378,7 +410,7 @@ def _bits_per_pixel(ax: Axes, n_pixels: int) -> None:
 
 
 def _draw_gaps(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None:
-    """BDMC gaps with bars of two standard errors, at the rates of their betas."""
+    """BDMC gaps at the rates of their betas, with bars of 95 %: of Student, for the simulated images are few."""
     for drawn in panel.curves:
         if drawn.gaps is None or drawn.gaps.empty:
             continue
@@ -389,7 +421,7 @@ def _draw_gaps(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None
         ax.errorbar(
             rate,
             gaps["gap"],
-            _BAND * gaps["gap_se"],
+            gaps["gap_se"] * [student_quantile(_TAIL, max(int(n) - 1, 1)) for n in gaps["n_images"]],
             color=look["color"],
             marker=look["marker"],
             markersize=2.5,
@@ -399,12 +431,16 @@ def _draw_gaps(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None
     ax.axhline(0, color="black", linewidth=0.5, zorder=0)
     ax.set(xscale="log", xlabel="Rate (nats)")
     _log_ticks(ax.xaxis)
-    low, high = ax.get_ylim()
-    if max(-low, high) > _LARGE_GAP:  # of one, beside which all others would be zero
-        ax.set_yscale("symlog", linthresh=1)
-        ax.set_yticks([tick for tick in _SYMLOG_TICKS if low <= tick <= high])
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _scale_gaps(row: Sequence[Axes]) -> None:
+    """One axis of gaps for all panels, such that one large gap leaves the others to be seen."""
+    low, high = row[0].get_ylim()
+    if max(-low, high) > _LARGE_GAP:
+        row[0].set_yscale("symlog", linthresh=1)
+        row[0].set_yticks([tick for tick in _SYMLOG_TICKS if low <= tick <= high])
+        row[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
+        row[0].yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_differences(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) -> None:
@@ -417,6 +453,8 @@ def _draw_differences(ax: Axes, panel: Panel, looks: dict[Key, dict[str, Any]]) 
             variance = [c.standard_error(quantity, "chains") ** 2 for c in (drawn.curve, *references)]
             error = np.sqrt(variance[0] + np.sum(variance[1:], 0) / len(references) ** 2)
             difference = drawn.curve.mean(quantity) - np.mean([c.mean(quantity) for c in references], 0)
+            if not np.isfinite(difference / np.where(error > 0, error, np.nan)).any():
+                raise FileError(f"curve {drawn.name}: no error over the chains to measure differences of {quantity} by")
             ax.plot(
                 drawn.curve.beta,
                 difference / error,
@@ -440,26 +478,34 @@ def _note(curves: Sequence[Drawn], below: Below | None) -> str:
     if any(curve.uncertified.any() for curve in curves):
         parts.append("ticks: not certified on these images")
     if any(curve.variational for curve in curves):
-        parts.append("dashed: variational")
+        parts.append("dashed: variational, errors over samples")
     tables = [curve.gaps for curve in curves if curve.gaps is not None]
-    if any(not table.empty for table in tables):
-        parts.append("numbers: largest BDMC gap ±\N{NO-BREAK SPACE}its standard error, nats")
+    simulated = sorted({int(n) for table in tables for n in table["n_images"]})
+    if simulated:
+        several = " or ".join(map(str, simulated))
+        parts.append(
+            f"numbers: largest BDMC gap ±\N{NO-BREAK SPACE}its standard error, nats, on {several} images simulated "
+            "from the model, which tell nothing of modes missed on others"
+        )
     if any(table.empty for table in tables):
         parts.append("no BDMC: no data can be simulated from this distortion")
+    if simulated and any(curve.gaps is None for curve in curves):
+        parts.append("without a number: BDMC was not run")
     if below == "gaps":
-        parts.append("below: BDMC gaps ±2 standard errors, at the marked betas")
+        parts.append("below: BDMC gaps, 95\N{NO-BREAK SPACE}% intervals, at the marked betas and beyond the axes above")
     if below == "differences":
         closed = any(curve.exact is not None for curve in curves)
         parts.append(
-            "below: rate (o) and distortion (×) less the closed form"
-            if closed
-            else "below: log\N{NO-BREAK SPACE}Z less the mean of the others"
-        )
+            ("below: rate (o) and distortion (×) less the closed form" if closed
+             else "below: log\N{NO-BREAK SPACE}Z less the mean of the others") + ", grey: within 3"
+        )  # fmt: skip
     return "; ".join(parts) + "."
 
 
 def _largest(gaps: pd.DataFrame) -> str:
-    """The largest of BDMC points, with its standard error."""
+    """The largest of BDMC points, with its standard error; or that one of them is no number, and may be any."""
+    if gaps["gap"].isna().any():
+        return "unknown"
     worst = gaps.loc[gaps["gap"].idxmax()]
     return f"{worst['gap']:.2f} ± {worst['gap_se']:.2f}"
 

@@ -19,9 +19,9 @@ from rdcurve import settings
 
 MARK = "  # From here on written by `make stages`, out of params.yaml.\n"
 _FOLDERS = ("curves", "exact", "bdmc", "variational", "illustrations", "decoders", "data")
-_DRAWING = ("commands/gaps.py", "commands/plot.py", "curve.py", "plot.py")
-_ILLUSTRATION = ("commands/gaps.py", "commands/plot.py", "curve.py", "illustrations/draw.py", "plot.py")
-_GRIDS = (*_DRAWING[:2], "curve.py", "data/load.py", "grids.py", "models/checkpoint.py", "plot.py")
+_DRAWING = ("commands/gaps.py", "commands/plot.py", "comparison.py", "curve.py", "plot.py")
+_ILLUSTRATION = (*_DRAWING, "illustrations/draw.py")
+_GRIDS = (*_DRAWING, "data/load.py", "grids.py", "models/checkpoint.py")
 _CLAIMS = ("claims.py", "commands/claims.py", "commands/gaps.py", "comparison.py", "curve.py")
 
 

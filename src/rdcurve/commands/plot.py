@@ -78,7 +78,7 @@ def reconstructions(args: argparse.Namespace, entry: Entry, params: Entry) -> Fi
         k = grids.nearest(curve, beta=entry.get("beta"), rate=entry.get("rate"))
         shown = grids.reconstruct(curve, loaded.decoder, k, n)
         numbers = (float(values[k]) for values in (curve.beta, curve.mean("rate"), curve.mean("distortion")))
-        rows.append(grids.Row(entry["curves"][name], shown, *numbers, bool(curve.certified[k])))
+        rows.append(grids.Row(entry["curves"][name], shown, *numbers, bool(curve.certified[k]), curve.rate.shape[1]))
     originals = images(_folder(args, "data") / dataset, "test", n).numpy()
     return grids.figure(originals, rows, title=entry["title"], width=look["page_width"], font_size=look["font_size"])
 
