@@ -312,7 +312,7 @@ def test_what_a_gap_is_of_stands_in_the_note():
     drawing = draw(Drawn("a", a, label="a", gaps=bdmc_points(a, 0.29)), Drawn("b", b, label="b", gaps=few),
                    Drawn("c", a, label="c"))  # fmt: skip
     note = drawing_note(drawing)
-    assert "on 3 or 5 images simulated from the model, which tell nothing of modes missed on others" in note
+    assert "on 3 or 5 images simulated from the model, not on these" in note
     assert "without a number: BDMC was not run" in note
     assert "BDMC" not in drawing_note(draw(Drawn("c", a, label="c")))
 

@@ -485,7 +485,7 @@ def _note(curves: Sequence[Drawn], below: Below | None) -> str:
         several = " or ".join(map(str, simulated))
         parts.append(
             f"numbers: largest BDMC gap ±\N{NO-BREAK SPACE}its standard error, nats, on {several} images simulated "
-            "from the model, which tell nothing of modes missed on others"
+            "from the model, not on these"
         )
     if any(table.empty for table in tables):
         parts.append("no BDMC: no data can be simulated from this distortion")
