@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from curves import bdmc_points, synthetic
 from matplotlib.colors import to_rgb
+from PIL import Image
 from scipy.stats import chi2
 from scipy.stats import t as student
 
@@ -503,6 +504,10 @@ def test_same_data_same_bytes(tmp_path):
         first, second = ((tmp_path / folder / f"f{suffix}").read_bytes() for folder in "ab")
         assert first == second
         assert len(first) > 5000
+    with Image.open(tmp_path / "a/f.png") as image:
+        assert image.mode == "RGB"
+        assert np.allclose(image.info["dpi"], 80, atol=0.1)
+        assert np.allclose(image.size, 80 * draw(*curves, below="gaps").get_size_inches(), atol=1)
 
 
 def test_the_last_digit_of_a_sum_changes_no_byte(tmp_path):
