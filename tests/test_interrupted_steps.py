@@ -20,6 +20,7 @@ from steps import Bench
 
 from rdcurve.cli import main
 from rdcurve.commands import prerun
+from rdcurve.curve import RDCurve
 from rdcurve.models.checkpoint import load_decoder, save_decoder
 from rdcurve.sampler import ais
 from rdcurve.sampler import bdmc as bounds
@@ -46,6 +47,29 @@ def measured(tmp_path_factory):
             save_tuning(bench.folder / "tuning.up", *load_tuning(bench.folder / "tuning", torch.float64)[::2])
         assert bench.finish(*command(bench, verb)) == 0, bench.log()
     return bench
+
+
+def test_a_formal_run_grows_and_may_be_stopped(tmp_path):
+    """Till certified or at its budget: here a schedule so short that 8 chains do not do, whatever the processor."""
+    (tmp_path / "whole").mkdir()
+    bench = Bench(tmp_path / "whole", n_temperatures=10)
+    bench.entry.update(beta_max=5000, n_recorded=5, sampler={}, prerun={}, ais={"n_chains": 8, "most_chains": 16})
+    bench.entry.update(bdmc={"n_chains": 8, "n_betas": 2, "n_images": 2})
+    bench.params["sampler"].update(n_images=4, group_size=4)
+    bench.params["prerun"].update(n_chains=4, n_rounds=1, round_temperatures=20, n_blocks=2, n_starts=2, most_starts=2)
+    bench.save()
+    assert bench.finish(*bench.command("prerun")) == 0, bench.log()
+    other = bench.copy(tmp_path / "stopped")
+    assert bench.finish(*bench.command("ais")) == 0, bench.log()
+    assert RDCurve.load(bench.folder / "curve").facts["n_chains"] == 16
+    assert "of 5 betas are certified with 8 chains; now 16" in bench.log()
+    goes_on = other.command("ais", "--state", "state", "--save-every", "0")
+    assert other.finish(*goes_on, "--time-limit", "0.001") == 75, other.log()
+    assert not (other.folder / "curve").exists()
+    assert other.finish(*goes_on, "--time-limit", "0.02") in (0, 75), other.log()
+    assert other.finish(*goes_on) == 0, other.log()
+    assert (other.folder / "curve").read_bytes() == (bench.folder / "curve").read_bytes()
+    assert not list((other.folder / "state").iterdir())
 
 
 def command(bench, verb, *more):

@@ -15,7 +15,7 @@ AIS, HMC, MEASURE = "tests/sampler/test_ais.py", "tests/sampler/test_hmc.py", "t
 SMC, DESCENT, ESTIMATE = "tests/sampler/test_smc.py", "tests/sampler/test_descent.py", "tests/sampler/test_estimate.py"
 SCHEDULE, QUADRATURE = "tests/sampler/test_schedule.py", "tests/sampler/test_quadrature.py"
 RESUME, BALANCED = "tests/sampler/test_resume.py", "tests/sampler/test_balanced.py"
-PRODUCTS = "tests/sampler/test_products.py"
+PRODUCTS, GROWTH = "tests/sampler/test_products.py", "tests/sampler/test_growth.py"
 INVARIANT = f"{HMC}::test_moves_leave_the_target_invariant"
 UNBIASED = f"{AIS}::test_weights_are_unbiased_however_bad_the_schedule"
 GROUPS = f"{SMC}::test_group_means_are_unbiased_in_both_directions"
@@ -103,6 +103,8 @@ BUGS = {
     "a slope that has none": ("products", "if torch.is_grad_enabled():", "if False:", PRODUCTS),
     "weights of the last measurement": ("target", "        forget()\n", "", PRODUCTS),
     "tiles that blocks do not fill": ("target", "return rows - rows % 16", "return 200", f"{PRODUCTS}::test_a_row_is_rounded_alike_wherever_it_stands"),
+    "a larger run that is not made": ("growth", "            attempt(2 * n)\n", "            save(curve)\n            last.append(curve)\n", f"{GROWTH}::test_it_is_the_first_certified_run_or_the_largest_of_the_budget"),
+    "a larger run for nothing": ("growth", "if n_certified == len(curve.beta) or hopeless", "if hopeless", f"{GROWTH}::test_it_is_the_first_certified_run_or_the_largest_of_the_budget"),
     "bounds computed twice": ("../commands/prerun", "            state.keep()  #", "            state.remove()  #", "tests/test_interrupted_steps.py::test_the_bounds_that_a_prerun_has_found_are_not_computed_again"),
 }  # fmt: skip
 

@@ -221,6 +221,16 @@ def test_a_recipe_lies_between_the_shared_section_and_the_curves_own(params):
         ({"prerun": {"schedule": "sigmoid"}}, "gap needs prerun.schedule: learned"),
         ({"ais": {"n_chains": 20}}, "ais.n_chains is 20; it must be a multiple of sampler.group_size = 8"),
         ({"ais": {"n_chains": 8}}, "at least 2 times"),
+        ({"ais": {"most_chains": 63}}, "ais.most_chains is 63; chains are doubled, so that it must be at least twice"),
+        (
+            {
+                "prerun": {"step_size_rule": "running_mean", "n_chains": 32},
+                "sampler": {"group_size": 1},
+                "bdmc": {"n_chains": 32},
+                "ais": {"most_chains": 64},
+            },
+            "ais.most_chains needs a step size for all chains of an image",
+        ),
         ({"bdmc": {"n_chains": 4}}, "bdmc.n_chains is 4; it must be a multiple"),
         (
             {"bdmc": {"n_chains": 40}},

@@ -266,6 +266,9 @@ def _parser() -> argparse.ArgumentParser:
         default=32,
         help="chains per image, resampled in groups of 8 if it is a multiple of that (default: 32)",
     )
+    sub.add_argument(
+        "--most-chains", type=int, help="repeat the formal run with twice as many until certified, up to so many"
+    )
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
     sub.add_argument(
         "--simulated",

@@ -197,7 +197,18 @@ def _check_curve(params: Mapping[str, Any], curve: str, entry: Mapping[str, Any]
                 f"curves.{curve}: a step size per chain needs as many chains in prerun and {step}, "
                 f"not {prerun['n_chains']} and {n_chains}"
             )
-    n_formal, n_trial = (section(params, step, curve)["n_chains"] for step in ("ais", "bdmc"))
+    formal = section(params, "ais", curve)
+    if formal.get("most_chains", math.inf) < 2 * formal["n_chains"]:
+        raise SettingsError(
+            f"curves.{curve}: ais.most_chains is {formal['most_chains']}; chains are doubled, so that it must be at "
+            f"least twice ais.n_chains = {formal['n_chains']}; leave it out to keep their number"
+        )
+    if "most_chains" in formal and prerun["step_size_rule"] == "running_mean":
+        raise SettingsError(
+            f"curves.{curve}: ais.most_chains needs a step size for all chains of an image, and prerun.step_size_rule: "
+            "running_mean has one for each"
+        )
+    n_formal, n_trial = formal["n_chains"], section(params, "bdmc", curve)["n_chains"]
     if "gap" in entry and n_trial > n_formal:
         raise SettingsError(
             f"curves.{curve}: bdmc.n_chains is {n_trial}; where a gap is asked for it must be at most ais.n_chains "

@@ -11,7 +11,7 @@ from rdcurve.device import resolve
 from rdcurve.diagnosis import verdict
 from rdcurve.files import finite, write_json, writing
 from rdcurve.progress import Progress
-from rdcurve.sampler.formal import formal_run
+from rdcurve.sampler.growth import grown_run
 from rdcurve.sampler.schedule import recorded_steps
 from rdcurve.settings import section
 
@@ -37,12 +37,13 @@ def anneal(args: argparse.Namespace, params: dict[str, Any], name: str, seed: in
             write_json(args.errors, largest_errors(curve))
         curve.save(args.output)
 
-    curve = formal_run(
+    curve = grown_run(
         target,
         tuning,
         recorded_steps(len(tuning.betas), entry["n_recorded"]),
         kernel,
         n_chains=settings["n_chains"],
+        most_chains=settings.get("most_chains"),
         seed=settings["seed"] if seed is None else seed,
         groups=groups,
         descent=descent,

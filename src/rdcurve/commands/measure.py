@@ -72,6 +72,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         n_temperatures=args.temperatures,
         n_recorded=args.recorded,
         n_chains=args.chains,
+        most_chains=args.most_chains,
         n_simulated=args.simulated,
         seed=args.seed,
         state_folder=state,

@@ -19,7 +19,8 @@ from rdcurve.sampler.ais import Groups, Tuning
 from rdcurve.sampler.bdmc import BDMCGap, bdmc, simulate
 from rdcurve.sampler.descent import has_descent, learn_descent
 from rdcurve.sampler.distortion import SquaredError
-from rdcurve.sampler.formal import formal_run, run_key
+from rdcurve.sampler.formal import run_key
+from rdcurve.sampler.growth import grown_run
 from rdcurve.sampler.hmc import Kernel
 from rdcurve.sampler.noise import seed_of
 from rdcurve.sampler.prerun import PrerunSettings, learn, tune
@@ -50,6 +51,7 @@ def measure(
     betas: Tensor | None = None,
     n_recorded: int = 50,
     n_chains: int = 32,
+    most_chains: int | None = None,
     n_simulated: int = 5,
     kernel: Kernel = Kernel(n_leapfrog=2, jitter=0.2, persistence=0.5),
     groups: Groups | None = None,
@@ -79,6 +81,8 @@ def measure(
         betas: a schedule of one's own, [T + 1] increasing from 0 to beta_max; default: learned by the prerun.
         n_recorded: number of betas at which the curve is given; half of the temperatures, if that is less.
         n_chains: chains per image, a multiple of the group size.
+        most_chains: while the curve is not certified at every beta, the formal run is repeated with twice as many
+            chains, up to so many; default: none is repeated.
         n_simulated: images simulated at each of ten recorded betas for the BDMC bounds that come with the curve
             (`RDCurve.gaps`), two or more, or 0 for none. Under a distortion that x cannot be simulated from, there are
             none. Five take as long as the formal run on some forty images, and hold a path of theirs in memory and
@@ -111,7 +115,8 @@ def measure(
     """
     x = as_data(x)
     check_settings(
-        kernel, groups, prerun_settings, n_chains=n_chains, latent_dim=latent_dim, beta_max=beta_max, gap=gap,
+        kernel, groups, prerun_settings, n_chains=n_chains, most_chains=most_chains, latent_dim=latent_dim,
+        beta_max=beta_max, gap=gap,
         n_temperatures=n_temperatures, betas=betas, n_recorded=n_recorded, n_simulated=n_simulated, seed=seed,
         save_every=save_every,
     )  # fmt: skip
@@ -160,7 +165,13 @@ def measure(
     if state_folder is not None:
         size = {"beta_max": beta_max, "gap": gap, "n": n, "betas": None if betas is None else betas.tolist()}
         how = {"kernel": kernel._asdict(), "groups": groups._asdict(), "prerun": asdict(prerun_settings)}
-        how |= {"n_chains": n_chains, "n_recorded": n_recorded, "n_simulated": n_simulated, "seed": seed}
+        how |= {
+            "n_chains": n_chains,
+            "most_chains": most_chains,
+            "n_recorded": n_recorded,
+            "n_simulated": n_simulated,
+            "seed": seed,
+        }
         how["sample"] = None if sample is None else sample.tolist()
         key = run_key(target, None, **size, **how, measure=hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
     with Checkpoint(state_folder, key, save_every, time_limit) as checkpoint:
@@ -202,12 +213,13 @@ def measure(
         if found is not None:
             facts["bdmc"] = found.table()
         # the state of the prerun stays until the curve is there: its tuning is in no file, and is replayed from it
-        curve = formal_run(
+        curve = grown_run(
             target,
             tuning,
             _recorded(tuning, n_recorded),
             kernel,
             n_chains=n_chains,
+            most_chains=most_chains,
             seed=seed,
             groups=groups,
             descent=descent,

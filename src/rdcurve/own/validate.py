@@ -127,6 +127,7 @@ def check_settings(
     prerun: PrerunSettings,
     *,
     n_chains: int,
+    most_chains: int | None,
     latent_dim: int,
     beta_max: float,
     gap: float | None,
@@ -150,11 +151,19 @@ def check_settings(
             raise TypeError(f"{name} must be {kind.__module__}.{kind.__name__}, not {value!r}")
     counts = {"n_chains": n_chains, "latent_dim": latent_dim, "n_recorded": n_recorded}
     counts |= {"n_leapfrog": kernel.n_leapfrog, "the group size": groups.size}
-    for name, count in {**counts, "n_temperatures": n_temperatures, "n_simulated": n_simulated, "seed": seed}.items():
+    for name, count in {
+        **counts,
+        "most_chains": most_chains,
+        "n_temperatures": n_temperatures,
+        "n_simulated": n_simulated,
+        "seed": seed,
+    }.items():
         if isinstance(count, bool):
             raise TypeError(f"{name} must be an integer, not {count}")
     for name, count in counts.items():
         check_count(name, count)
+    if most_chains is not None:
+        check_count("most_chains", most_chains)
     if n_temperatures is not None:
         check_count("n_temperatures", n_temperatures, 2 if prerun.schedule == "sigmoid" else 3)
     for name, count in {"n_simulated": n_simulated, "seed": seed}.items():
@@ -178,3 +187,11 @@ def check_settings(
             "n_chains of the prerun must be 2 or more, not 1: a schedule is learned from the variance over chains"
         )
     check_n_chains(n_chains, groups)  # the formal run would, after the prerun
+    if most_chains is not None and most_chains < 2 * n_chains:
+        raise ValueError(
+            f"most_chains must be at least twice n_chains = {n_chains}, for chains are doubled, not {most_chains}"
+        )
+    if most_chains is not None and prerun.step_size_rule == "running_mean":
+        raise ValueError(
+            "most_chains needs a step size for all chains of an image; step_size_rule running_mean has none"
+        )
