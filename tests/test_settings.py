@@ -39,7 +39,7 @@ GAPS = {"id": "gaps", "statement": "small", "kind": "gap_at_most", "limit": 1.0,
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("ais.n_chain", 3, "ais: unknown key 'n_chain'; legal keys: most_chains, n_chains, seed"),
+        ("ais.n_chain", 3, "ais: unknown key 'n_chain'; legal keys: n_chains, most_chains, seed"),
         ("figurs", {}, "top level: unknown key 'figurs'; legal keys: datasets"),
         ("curves.linear_vae100.betamax", 3, "curves.linear_vae100: unknown key 'betamax'; legal keys: model"),
         ("curves.linear_vae100.beta_max", -1, "curves.linear_vae100.beta_max: -1 is less than"),
