@@ -265,7 +265,7 @@ def test_unknown_targets_and_settings_are_named(project):
     for command in (["snakemake", "--cores", "1", "figure3"], ["dvc", "repro", "figure3"]):
         refused = project.run(*command, ok=False)
         assert refused.returncode != 0
-        assert "unknown key 'n_chain'; legal keys: n_chains, seed" in refused.stdout, refused.stdout
+        assert "unknown key 'n_chain'; legal keys: n_chains, most_chains, seed" in refused.stdout, refused.stdout
 
 
 def test_settings_from_elsewhere_are_refused(project):
