@@ -133,7 +133,7 @@ def learn_descent(
         tuning: of the route up; lends the schedule.
         learned: what the route up has learned, among it its log Z.
         kernel: the moves of the formal run.
-        settings: how to learn, among it `n_starts`, `most_starts`, `n_modes` and `keep` of each search.
+        settings: how to learn, among it `n_starts`, `most_starts`, `n_hops`, `n_modes` and `keep` of each search.
         n_searches: independent of each other.
         checkpoint: keeps the state.
         progress: called with (steps done, steps in all).
@@ -148,6 +148,7 @@ def learn_descent(
         seeds=[seed_of(settings.seed, "search", number) for number in range(n_searches)],
         n_starts=settings.n_starts,
         most_starts=settings.most_starts,
+        n_hops=settings.n_hops,
         n_modes=settings.n_modes,
         keep=settings.keep,
         resume=lambda start: checkpoint.resume("searches", start),

@@ -29,6 +29,7 @@ _ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the searc
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
 _STUCK = 1e7  # damping of a start that float32 lets come no nearer
+_HOPS = (0.3, 3.0)  # lengths of a hop, of how far the code is from a draw of the prior
 _VALUES = {"cpu": 1 << 22, "cuda": 1 << 25}  # data values in one batch of Hessians
 
 
@@ -46,14 +47,16 @@ class Minima(NamedTuple):
     z: Tensor  # [M, N, latent]
     potential: Tensor  # [M, N] float64, U
     hessian: Tensor  # [M, N, latent, latent] float64, its eigenvalues absolute
-    hits: Tensor  # [M, N] int64, how many starts ended there
+    hits: Tensor  # [M, N] int64, how many starts ended there; none where they only passed
 
 
 class Searches(NamedTuple):
     """How far several independent searches are."""
 
     n_starts: int  # done by each, per image
+    n_hops: int  # done by those that are under way
     minima: tuple[Minima, ...]  # of each search
+    ends: tuple[Minima, ...]  # where those that are under way have come to, [S, N]
 
 
 def find_modes(
@@ -66,6 +69,7 @@ def find_modes(
     n_modes: int,
     keep: str = "lowest",
     most_starts: int = 0,
+    n_hops: int = 0,
     n_iterations: int = 60,
     resume: Callable[[Searches], Searches] = lambda start: start,
     after_round: Callable[[Searches], None] = lambda searches: None,
@@ -79,6 +83,10 @@ def find_modes(
     ended there: one that is found as often by others is then missed with a chance of exp(-10). Were each image to stop
     by itself, or all of them sooner, those whose best mode was missed would remain, and the witnesses against them go.
 
+    Where minima are many, a start hops (Wales and Doye 1997, "Global optimization by basin-hopping"): from the minimum
+    it has come to it jumps, near or far, goes downhill again, and stays there if that is lower. Only the last minimum
+    of a start counts as found by it, so that starts are independent still.
+
     Args:
         target: of N images.
         beta: inverse temperature of the modes.
@@ -90,9 +98,10 @@ def find_modes(
             beta on the way there, by Laplace's approximation. A mode far from the prior may be the lowest at beta by
             ten thousand nats, and nothing to begin from lower down.
         most_starts: of each search, per image, at most, if that is more than `n_starts`; else there is one round.
+        n_hops: of each start. Everything costs 1 + n_hops times as much, and a start finds the best mode more often.
         n_iterations: steps of each start.
         resume: given the beginning, says where the searches stood when they were interrupted.
-        after_round: called with the searches after every round; may raise to stop them.
+        after_round: called with the searches after every round, and after every hop; may raise to stop them.
         after_step: called after every step of all starts; likewise.
         heed: called many times a step, within each Hessian; likewise.
 
@@ -110,22 +119,36 @@ def find_modes(
     if keep not in KEEP:
         raise ValueError(f"keep must be one of {', '.join(KEEP)}, not {keep!r}")
     rank = partial(_shortfall, target, beta) if keep == "envelope" else None
-    searches = resume(Searches(0, (nothing,) * len(seeds)))
+    nowhere = (Minima(*(value[:0] for value in nothing)),) * len(seeds)
+    searches = resume(Searches(0, 0, (nothing,) * len(seeds), nowhere))
     most = max(n_starts, most_starts)
-    while searches.n_starts < most and not (sure := _confirmed(_hits(searches.minima))).all():
-        done, minima = searches.n_starts, []
-        logger.info(
-            "modes: %d images of %d are sure of their best one after %d starts; up to %d",
-            int(sure.sum()), len(sure), done, most,
-        )  # fmt: skip
-        for seed, before in zip(seeds, searches.minima, strict=True):
+    while True:
+        done, hop, before, under_way = searches
+        n_more = min(n_starts, most - done)
+        if hop == 0:
+            if n_more == 0 or (sure := _confirmed(_hits(before))).all():
+                break
+            logger.info(
+                "modes: %d images of %d are sure of their best one after %d starts; up to %d",
+                int(sure.sum()), len(sure), done, most,
+            )  # fmt: skip
+        minima, ends = [], []
+        for seed, known, end in zip(seeds, before, under_way, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
-            z = _starts(target, images, key, min(n_starts, most - done))
-            minima.append(_with(before, _minimise(target, z, beta, n_iterations, after_step, heed), rank))
-        searches = Searches(done + len(z), tuple(minima))
+            z = _hop(target, end.z, images, seed_of(key, "hop", hop)) if hop else _starts(target, images, key, n_more)
+            found = _minimise(target, z, beta, n_iterations, after_step, heed)
+            if n_hops:
+                known = _with(known, found._replace(hits=torch.zeros_like(found.hits)), rank)
+            end = _lower(end, found) if hop else found
+            minima.append(_with(known, end, rank) if hop == n_hops else known)
+            ends.append(end)
+        if hop < n_hops:
+            searches = Searches(done, hop + 1, tuple(minima), tuple(ends))
+        else:
+            searches = Searches(done + n_more, 0, tuple(minima), nowhere)
         after_round(searches)
     every = zip(searches.minima, _hits(searches.minima), strict=True)
-    return tuple(Modes(found.z, found.hits > 0, hits) for found, hits in every)
+    return tuple(Modes(found.z, found.potential.isfinite(), hits) for found, hits in every)
 
 
 def _hits(minima: tuple[Minima, ...]) -> Tensor:
@@ -296,6 +319,33 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
     return draws.gather(0, chosen[..., None].expand(-1, -1, draws.shape[-1])).contiguous()
 
 
+def _hop(target: Target, z: Tensor, images: Tensor, seed: int) -> Tensor:
+    """Jumps from z [S, N, latent], each of a length of its own.
+
+    Modes may lie a hundred times as far out as the prior draws codes, and as far from each other, so a jump is as long
+    as the way from z to a draw of the prior, more or less.
+    """
+    away = (z - sample_prior(target.annealed, seed, images, len(z))).norm(dim=-1, keepdim=True) / z.shape[-1] ** 0.5
+    jumps = []
+    for image in images.tolist():
+        generator = torch.Generator().manual_seed(seed_of(seed, image))
+        share = torch.rand(len(z), 1, generator=generator, dtype=torch.float64)
+        length = math.log(_HOPS[0]) + share * math.log(_HOPS[1] / _HOPS[0])
+        jumps.append(length.exp() * torch.randn(z.shape[0], z.shape[-1], generator=generator, dtype=torch.float64))
+    return z + away * torch.stack(jumps, 1).to(z)
+
+
+def _lower(one: Minima, other: Minima) -> Minima:
+    """The lower of two ends of every start; the first where neither is, or is a number."""
+    better = other.potential < one.potential
+    return Minima(
+        *(
+            torch.where(better.view(better.shape + (1,) * (new.ndim - 2)), new, old)
+            for old, new in zip(one, other, strict=True)
+        )
+    )
+
+
 def _shortfall(target: Target, beta: float, minima: Minima) -> Tensor:
     """How far modes [M] of one image stay behind the most likely of them where they come nearest to it, [M] nats.
 
@@ -340,7 +390,7 @@ def _with(before: Minima, ends: Minima, rank: Callable[[Minima], Tensor] | None 
             best = places[place]
             after.z[m, i], after.potential[m, i], after.hessian[m, i] = z[best], potential[best], curvature[best]
             after.hits[m, i] = found[place]
-        unused = after.hits[:, i] == 0
+        unused = ~after.potential[:, i].isfinite()
         after.z[unused, i] = after.z[0, i].clone()
     return after
 

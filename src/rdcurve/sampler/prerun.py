@@ -50,6 +50,7 @@ _LEAST = {
     "n_blocks": 1,
     "n_starts": 0,
     "most_starts": 0,
+    "n_hops": 0,
     "n_modes": 1,
 }
 
@@ -75,6 +76,7 @@ class PrerunSettings:
     n_blocks: int = 20  # of a sweep; metric and work variance are measured once in each
     n_starts: int = 12  # of each search for modes, where the second route starts; 0: no second route
     most_starts: int = 96  # where the best mode of some image is found seldom
+    n_hops: int = 0  # of each start, from minimum to minimum, for decoders with many
     n_modes: int = 8  # that a search keeps, per image
     keep: str = "lowest"  # of the modes found; envelope: those that come near the most likely one at some beta
 
