@@ -159,6 +159,7 @@ def test_a_setting_that_cannot_be_used_is_named(monkeypatch, changes, error, mes
     [
         ({"n_rounds": 0}, ValueError, "n_rounds of the prerun must be 1 or more, not 0"),
         ({"n_modes": 0}, ValueError, "n_modes of the prerun must be 1 or more, not 0"),
+        ({"n_hops": -1}, ValueError, "n_hops of the prerun must be 0 or more, not -1"),
         ({"n_chains": 0}, ValueError, "n_chains of the prerun must be 1 or more, not 0"),
         ({"n_starts": -1}, ValueError, "n_starts of the prerun must be 0 or more, not -1"),
         ({"round_temperatures": 2}, ValueError, "round_temperatures of the prerun must be 3 or more, not 2"),

@@ -18,7 +18,7 @@ from rdcurve.sampler.descent import descend, learn_descent
 from rdcurve.sampler.distortion import SquaredError
 from rdcurve.sampler.formal import formal_run
 from rdcurve.sampler.hmc import Kernel
-from rdcurve.sampler.modes import _hessian, find_modes, hessian, mixture_at
+from rdcurve.sampler.modes import _hessian, _hop, find_modes, hessian, mixture_at
 from rdcurve.sampler.prerun import PrerunSettings, learn
 from rdcurve.sampler.prior import standard_normal
 from rdcurve.sampler.target import Target
@@ -124,7 +124,7 @@ def searched(monkeypatch, ends, n_starts, most_starts, **options):
         minimise.n_starts = n
         return range(n)
 
-    minimise.n_calls = 0
+    minimise.n_calls, minimise.n_starts = 0, n_starts
     monkeypatch.setattr(modes_module, "_ENOUGH_HITS", 3)
     monkeypatch.setattr(modes_module, "_minimise", minimise)
     monkeypatch.setattr(modes_module, "_starts", starts)
@@ -199,6 +199,58 @@ def test_the_budget_is_kept_to_the_start(monkeypatch):
 def test_one_round_where_no_more_are_asked_for(monkeypatch):
     _, rounds = searched(monkeypatch, [([8.0] * 8, [3.0] * 8)], 4, 0)
     assert [searches.n_starts for searches in rounds] == [4]
+
+
+def far_wells(z):
+    """Of x = 0, in one dimension: fits that get better from 0 to 80, where no draw of the prior begins."""
+    wells = ((0.0, 0.2, 1.0), (8.0, 0.5, 2.0), (30.0, 0.8, 6.0), (80.0, 1.0, 12.0))
+    return 1 - sum(depth * torch.exp(-0.5 * ((z - centre) / width) ** 2) for centre, depth, width in wells)
+
+
+def test_hops_find_a_mode_where_no_start_begins():
+    """The best fit lies 80 standard deviations of the prior away: none of 128 starts ends there, most that hop do."""
+    target = Target(standard_normal(1, DTYPE), far_wells, SquaredError(), torch.zeros(3, 1, dtype=DTYPE))
+    options = {"seeds": [1, 2], "n_modes": 4, "keep": "envelope"}
+    for modes in find_modes(target, 1e5, torch.arange(3), n_starts=64, **options):
+        assert (modes.z[0, :, 0] < 70).all()
+    for modes in find_modes(target, 1e5, torch.arange(3), n_starts=16, n_hops=30, **options):
+        assert (modes.z[0, :, 0] > 70).all()
+        assert (modes.hits >= 8).all()
+        # nearer ones, which they have passed, are kept for lower beta
+        assert (modes.z[..., 0].abs() < 1).any(0).all()
+        assert modes.found[:2].all()
+
+
+def test_only_the_last_minimum_of_a_start_is_a_hit(monkeypatch):
+    """Two starts a round that hop once: the first goes from 5 to 3, the second from 7 to 8, which it does not keep."""
+    first, second = ([5.0, 7.0, 3.0, 8.0], [7.0, 7.0, 5.0, 3.0])
+    found, rounds = searched(monkeypatch, [(first, second)], 2, 2, n_hops=1)
+    assert [(searches.n_starts, searches.n_hops) for searches in rounds] == [(0, 1), (2, 0)]
+    assert [minima.hits.flatten().tolist() for minima in rounds[0].minima] == [[0, 0], [0, 0]]
+    assert [minima.z.flatten().tolist() for minima in rounds[0].minima] == [[5.0, 7.0], [7.0, 7.0]]
+    assert [modes.z.flatten().tolist() for modes in found] == [[3.0, 5.0], [3.0, 5.0]]
+    assert [minima.hits.flatten().tolist() for minima in rounds[1].minima] == [[1, 0], [1, 1]]
+    assert [modes.hits.tolist() for modes in found] == [[1], [1]]
+    assert [modes.found.flatten().tolist() for modes in found] == [[True, True]] * 2  # also where none has ended
+    # interrupted after a hop, they go on alike
+    again, rest = searched(monkeypatch, [(first[2:], second[2:])], 2, 2, n_hops=1, resume=lambda start: rounds[0])
+    assert len(rest) == 1
+    assert all(torch.equal(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_a_hop_depends_on_its_image_alone_and_is_as_long_as_the_code_is_far():
+    target = holes_target()
+    z = 50 * torch.randn(2000, 3, 2, generator=torch.Generator().manual_seed(1), dtype=DTYPE)
+    jump = _hop(target, z, torch.arange(3), 5) - z
+    alone = _hop(target.select(slice(1, 2)), z[:, 1:2], torch.tensor([1]), 5) - z[:, 1:2]
+    assert torch.equal(jump[:, 1:2], alone)
+    direction = jump / jump.norm(dim=-1, keepdim=True)
+    assert (direction[:, 0] * direction[:, 1]).sum(-1).mean().abs() < 0.1  # 6 standard errors; 1 if they were the same
+    length = jump.norm(dim=-1) / z.norm(dim=-1)
+    low, middle, high = length.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=DTYPE))
+    assert 0.1 < low < 0.3 < 0.6 < middle < 1.1 < 2 < high < 5
+    near = _hop(target, 0.01 * z, torch.arange(3), 5) - 0.01 * z  # as long as a draw of the prior is far
+    assert 0.5 < near.norm(dim=-1).median() < 2
 
 
 def test_search_of_a_linear_decoder_ends_in_its_one_mode():

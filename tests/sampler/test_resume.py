@@ -237,6 +237,10 @@ PHASES = {
         problem.target, tuning, learned, KERNEL, dataclasses.replace(SETTINGS, n_starts=1, most_starts=4),
         checkpoint=checkpoint,
     ),
+    "learn_descent, with hops": lambda problem, learned, tuning, checkpoint: learn_descent(
+        problem.target, tuning, learned, KERNEL, dataclasses.replace(SETTINGS, n_starts=1, most_starts=2, n_hops=3),
+        checkpoint=checkpoint,
+    ),
     "bdmc": _bdmc(Groups()),
     "bdmc in groups": _bdmc(GROUPS),
 }  # fmt: skip
