@@ -34,12 +34,12 @@ def run(args: argparse.Namespace, model: str, n_starts: int, n_hops: int) -> dic
     x = read_images(args.data / curve["dataset"], "test", args.images)
     target, _ = trained_target(args.decoders / f"{model}.safetensors", x)
     prerun, beta = recipe(ROOT / "params.yaml").prerun, float(curve["beta_max"])
-    show, done, potentials = Progress(f"{model}: {n_starts} starts, {n_hops} hops"), 0, []
+    progress, done, potentials = Progress(f"{model}: {n_starts} starts, {n_hops} hops"), 0, []
 
     def after_step() -> None:
         nonlocal done
         done += 1
-        show(done, 2 * (1 + n_hops) * 60)
+        progress(done, 2 * (1 + n_hops) * 60)
 
     with timed() as clock:
         found = find_modes(

@@ -526,6 +526,7 @@ PRERUN = {
         "target_acceptance": 0.7, "smoothing": 5, "metric": "pooled", "n_blocks": 5, "n_starts": 3, "most_starts": 3,
         "n_modes": 3,
         "keep": "envelope",
+        "n_hops": 1,
     }.items()
 }  # fmt: skip
 CHANGES = {

@@ -219,13 +219,45 @@ def test_hops_find_a_mode_where_no_start_begins():
         # nearer ones, which they have passed, are kept for lower beta
         assert (modes.z[..., 0].abs() < 1).any(0).all()
         assert modes.found[:2].all()
+    settings = replace(QUICK, n_starts=8, n_hops=30, keep="lowest")
+    learned = learn(target, 1e5, KERNEL, settings, Groups(4))
+    descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
+    assert (descent.searches[0].z[0] > 70).all()
+
+
+def test_every_hop_has_noise_of_its_own(monkeypatch):
+    """In both searches, every round and every hop of it; else starts were not independent, and hits no evidence."""
+    seeds, hop = [], _hop
+    monkeypatch.setattr(modes_module, "_hop", lambda t, z, images, seed: seeds.append(seed) or hop(t, z, images, seed))
+    options = {"seeds": [1, 2], "n_starts": 2, "most_starts": 4, "n_modes": 2, "n_hops": 3}
+    find_modes(holes_target(), 1000.0, torch.arange(3), **options)  # ten starts would have to end there
+    assert len(seeds) == len(set(seeds)) == 2 * 2 * 3
+    z = torch.full((4, 1, 2), 50.0, dtype=DTYPE)
+    jump = hop(holes_target(1), z, torch.arange(1), 1) - z
+    assert len(jump[:, 0].unique(dim=0)) == 4  # and of every start
+
+
+BEYOND = {  # of a code: what lies where no start begins, and hops come to
+    "infinite": lambda z: 1e-9 * z.square().exp(),  # from 9.4 on in float32, and its curvature from less
+    "no slope": lambda z: torch.where(z.abs() > 4, z - z, torch.ones_like(z)).sqrt() - 1,  # finite, but no derivative
+}
+
+
+@pytest.mark.parametrize("keep", ["lowest", "envelope"])
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_hops_to_where_a_decoder_is_no_number_leave_no_mode(beyond, keep):
+    x = torch.zeros(3, 2)
+    target = Target(standard_normal(1), lambda z: torch.cat([0.5 * z, BEYOND[beyond](z)], -1), SquaredError(), x)
+    for modes in find_modes(target, 100.0, torch.arange(3), seeds=[1, 2], n_starts=8, n_modes=8, n_hops=6, keep=keep):
+        assert (modes.z[0].abs() < 0.1).all()
+        mixture_at(target, modes, 100.0)  # refuses a Hessian that is no number
 
 
 def test_only_the_last_minimum_of_a_start_is_a_hit(monkeypatch):
     """Two starts a round that hop once: the first goes from 5 to 3, the second from 7 to 8, which it does not keep."""
     first, second = ([5.0, 7.0, 3.0, 8.0], [7.0, 7.0, 5.0, 3.0])
     found, rounds = searched(monkeypatch, [(first, second)], 2, 2, n_hops=1)
-    assert [(searches.n_starts, searches.n_hops) for searches in rounds] == [(0, 1), (2, 0)]
+    assert [(searches.n_starts, searches.n_descents) for searches in rounds] == [(0, 1), (2, 0)]
     assert [minima.hits.flatten().tolist() for minima in rounds[0].minima] == [[0, 0], [0, 0]]
     assert [minima.z.flatten().tolist() for minima in rounds[0].minima] == [[5.0, 7.0], [7.0, 7.0]]
     assert [modes.z.flatten().tolist() for modes in found] == [[3.0, 5.0], [3.0, 5.0]]

@@ -13,6 +13,9 @@ the best chain of a group replaces the others, and two groups that agree have se
 The curve itself must come up to the highest as well: its mean over both routes has weights that were fixed beforehand,
 and may count the better route for little.
 
+The starts of a search are counted in the best mode at beta_max, for every beta: how often a mode was found that matters
+lower down, and only there, is not looked at. Starts that hop end in the best mode more often, and leave that as it is.
+
 BDMC cannot say this, because its images are simulated: they start from a mode that exists.
 """
 

@@ -29,7 +29,7 @@ _ENOUGH_HITS = 10  # starts that end in the best mode of an image, for the searc
 _LEAST_PRECISION = 0.5  # of a mixture component in any direction: not much wider than a standard normal prior
 _ARRIVED = 0.01  # nats that a start may still be above its minimum
 _STUCK = 1e7  # damping of a start that float32 lets come no nearer
-_HOPS = (0.3, 3.0)  # lengths of a hop, of how far the code is from a draw of the prior
+_HOPS = (0.3, 3.0)  # shortest and longest hop, as a share of the way from the code to a draw of the prior
 _VALUES = {"cpu": 1 << 22, "cuda": 1 << 25}  # data values in one batch of Hessians
 
 
@@ -47,16 +47,16 @@ class Minima(NamedTuple):
     z: Tensor  # [M, N, latent]
     potential: Tensor  # [M, N] float64, U
     hessian: Tensor  # [M, N, latent, latent] float64, its eigenvalues absolute
-    hits: Tensor  # [M, N] int64, how many starts ended there; none where they only passed
+    hits: Tensor  # [M, N] int64, how many starts ended there; 0 where they went on, or hopped to and did not stay
 
 
 class Searches(NamedTuple):
     """How far several independent searches are."""
 
     n_starts: int  # done by each, per image
-    n_hops: int  # done by those that are under way
+    n_descents: int  # of the starts that are under way, one more than hops
     minima: tuple[Minima, ...]  # of each search
-    ends: tuple[Minima, ...]  # where those that are under way have come to, [S, N]
+    ends: tuple[Minima, ...]  # where the starts under way have come to, [S, N]
 
 
 def find_modes(
@@ -101,7 +101,8 @@ def find_modes(
         n_hops: of each start. Everything costs 1 + n_hops times as much, and a start finds the best mode more often.
         n_iterations: steps of each start.
         resume: given the beginning, says where the searches stood when they were interrupted.
-        after_round: called with the searches after every round, and after every hop; may raise to stop them.
+        after_round: called with the searches after every round, and within it after every descent that a hop follows;
+            may raise to stop them.
         after_step: called after every step of all starts; likewise.
         heed: called many times a step, within each Hessian; likewise.
 
@@ -123,9 +124,9 @@ def find_modes(
     searches = resume(Searches(0, 0, (nothing,) * len(seeds), nowhere))
     most = max(n_starts, most_starts)
     while True:
-        done, hop, before, under_way = searches
+        done, n_descents, before, under_way = searches
         n_more = min(n_starts, most - done)
-        if hop == 0:
+        if n_descents == 0:
             if n_more == 0 or (sure := _confirmed(_hits(before))).all():
                 break
             logger.info(
@@ -135,15 +136,19 @@ def find_modes(
         minima, ends = [], []
         for seed, known, end in zip(seeds, before, under_way, strict=True):
             key = seed_of(seed, "modes", *([done] if done else []))
-            z = _hop(target, end.z, images, seed_of(key, "hop", hop)) if hop else _starts(target, images, key, n_more)
-            found = _minimise(target, z, beta, n_iterations, after_step, heed)
-            if n_hops:
-                known = _with(known, found._replace(hits=torch.zeros_like(found.hits)), rank)
-            end = _lower(end, found) if hop else found
-            minima.append(_with(known, end, rank) if hop == n_hops else known)
+            if n_descents:
+                z = _hop(target, end.z, images, seed_of(key, "hop", n_descents))
+                found = _minimise(target, z, beta, n_iterations, after_step, heed)
+                end = _lower(end, found)
+            else:
+                z = _starts(target, images, key, n_more)
+                end = found = _minimise(target, z, beta, n_iterations, after_step, heed)
+            if n_hops:  # a place to begin from at some beta, also where no start ends
+                known = _with(known, _passed(found), rank)
+            minima.append(_with(known, end, rank) if n_descents == n_hops else known)
             ends.append(end)
-        if hop < n_hops:
-            searches = Searches(done, hop + 1, tuple(minima), tuple(ends))
+        if n_descents < n_hops:
+            searches = Searches(done, n_descents + 1, tuple(minima), tuple(ends))
         else:
             searches = Searches(done + n_more, 0, tuple(minima), nowhere)
         after_round(searches)
@@ -296,7 +301,7 @@ def mixture_at(target: Target, modes: Modes, beta: float, heed: Callable[[], Non
 
 def _potential(point: Point, beta: float) -> Tensor:
     """U = beta d - log p, [C, N]; infinite where it is not a number."""
-    return (beta * point.distortion - point.log_prior).nan_to_num(nan=torch.inf)
+    return (beta * point.distortion - point.log_prior).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _force(point: Point, beta: float) -> Tensor:
@@ -322,8 +327,8 @@ def _starts(target: Target, images: Tensor, seed: int, n_starts: int) -> Tensor:
 def _hop(target: Target, z: Tensor, images: Tensor, seed: int) -> Tensor:
     """Jumps from z [S, N, latent], each of a length of its own.
 
-    Modes may lie a hundred times as far out as the prior draws codes, and as far from each other, so a jump is as long
-    as the way from z to a draw of the prior, more or less.
+    Modes may lie a hundred times as far out as the prior draws codes, and as far from each other, so a jump is 0.3 to 3
+    times as long as the way from z to a draw of the prior, evenly in logarithm, and in any direction.
     """
     away = (z - sample_prior(target.annealed, seed, images, len(z))).norm(dim=-1, keepdim=True) / z.shape[-1] ** 0.5
     jumps = []
@@ -336,13 +341,21 @@ def _hop(target: Target, z: Tensor, images: Tensor, seed: int) -> Tensor:
 
 
 def _lower(one: Minima, other: Minima) -> Minima:
-    """The lower of two ends of every start; the first where neither is, or is a number."""
-    better = other.potential < one.potential
+    """The lower of two ends of every start; the first where they are equal, or the other's Hessian is no number."""
+    better = _passed(other).potential < one.potential
     return Minima(
         *(
             torch.where(better.view(better.shape + (1,) * (new.ndim - 2)), new, old)
             for old, new in zip(one, other, strict=True)
         )
+    )
+
+
+def _passed(minima: Minima) -> Minima:
+    """The same without hits; none where the Hessian is no number, which a hop far out may meet."""
+    whole = minima.hessian.isfinite().all(-1).all(-1)
+    return minima._replace(
+        potential=torch.where(whole, minima.potential, torch.inf), hits=torch.zeros_like(minima.hits)
     )
 
 
