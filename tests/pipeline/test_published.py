@@ -252,9 +252,16 @@ def test_readme_says_how_far_the_curves_are_certified(published):
     everywhere = ("vae2", "vae10", "aae2", "gan5")
     others = (*everywhere, *(f"shallow_gan{size}" for size in (2, 5, 10, 100)))
     curves = {name: RDCurve.load(published.path(f"results/curves/{name}.safetensors")) for name in names + others}
-    end = [round(float(curve.mean("rate")[curve.certified].max())) for curve in list(curves.values())[: len(names)]]
+    ends = {name: round(float(curves[name].mean("rate")[curves[name].certified].max())) for name in names}
+    turns = np.flatnonzero(np.diff(curves["gan10"].certified.astype(int)))  # the last and first of each stretch
+    assert len(turns) == 4
+    to, start, until, end = curves["gan10"].mean("rate")[turns + [0, 1, 0, 1]]
+    assert end == curves["gan10"].mean("rate")[-1]
+    ends["gan10"] = f"{to:.0f}, from {start:.0f} to {until:.0f} and at its end"
     said = "GAN2 to {} nats, GAN10 to {}, AAE10 to {}, and of the codes of 100 VAE100 to {} nats, GAN100 to {}"
-    assert f"{said.format(*end)} and AAE100 to {end[-1]}." in readme, end
+    assert f"{said.format(*ends.values())} and AAE100 to {ends['aae100']}." in readme, ends
+    last = float(curves["gan10"].mean("rate")[turns[2] + 1])
+    assert f"Not from {last:.0f} nats to next to its end" in readme
     for name, curve in curves.items():
         share = rf"\| {name} \|.* \| {curve.certified.sum()} of {len(curve.beta)} \|"
         assert re.search(share, readme), share
@@ -270,10 +277,11 @@ def test_readme_says_how_far_the_curves_are_certified(published):
     more = (
         f"GAN2 is certified at {shares['gan2']} of 50 β instead of 26, GAN5 at {shares['gan5']} instead of 17, AAE2 at "
     )
-    assert (
-        f"{more}{shares['aae2']} instead of 32; AAE10, which had its 64 before, at {shares['aae10']} either way"
-        in readme
+    assert f"{more}{shares['aae2']} instead of 32; AAE10, which had its 64 before, at 30 either way" in readme
+    hopping = (
+        f"AAE10 is certified at {shares['aae10']}, and GAN10, with 128 chains instead of 64, at {shares['gan10']} "
     )
+    assert f"{hopping}instead of 27" in readme
     for name in ("vae100", "gan100", "aae100"):  # the other route lies far below there
         curve = curves[name]
         assert (np.median(curve.lineages, 1)[curve.certified] >= 3).all(), name
