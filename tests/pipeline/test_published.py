@@ -255,7 +255,7 @@ def test_readme_says_how_far_the_curves_are_certified(published):
     ends = {name: round(float(curves[name].mean("rate")[curves[name].certified].max())) for name in names}
     turns = np.flatnonzero(np.diff(curves["gan10"].certified.astype(int)))  # the last and first of each stretch
     assert len(turns) == 4
-    to, start, until, end = curves["gan10"].mean("rate")[turns + [0, 1, 0, 1]]
+    to, start, until, end = curves["gan10"].mean("rate")[np.add(turns, [0, 1, 0, 1])]
     assert end == curves["gan10"].mean("rate")[-1]
     ends["gan10"] = f"{to:.0f}, from {start:.0f} to {until:.0f} and at its end"
     said = "GAN2 to {} nats, GAN10 to {}, AAE10 to {}, and of the codes of 100 VAE100 to {} nats, GAN100 to {}"
