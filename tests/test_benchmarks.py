@@ -295,3 +295,17 @@ def test_the_flop_of_a_gradient_are_those_that_are_multiplied(monkeypatch):
     with Multiplied() as counted:
         target._of_tile(torch.randn(16, step_cost.LATENT), torch.zeros(16, dtype=torch.long), True)
     assert counted.flop == 16 * step_cost.flops_per_gradient()
+
+
+def test_readme_says_what_hops_find():
+    readme, found = README.replace("\n", " "), {}
+    for row in recorded("searches")["table"]:
+        found[row["model"], row["hops"]] = row
+    models = ("gan2", "gan10")
+    plain, hopping = ([found[model, hops] for model in models] for hops in (0, 12))
+    assert {row["starts"] * (1 + row["hops"]) for row in found.values()} == {156}
+    assert [row["images found by both"] for row in (*plain, *hopping)] == [19, 19, 20, 20]
+    shares = [f"{row['share of starts']:.0%}".replace("%", " %") for row in (*plain, *hopping)]
+    assert "in {} and {} of cases, one that hops in {} and {}.".format(*shares) in readme
+    times = [b["CPU seconds"] / a["CPU seconds"] for a, b in zip(plain, hopping, strict=True)]
+    assert "hops take {:.1f} and {:.1f} times the CPU time".format(*times) in readme
