@@ -202,27 +202,27 @@ def test_one_round_where_no_more_are_asked_for(monkeypatch):
 
 
 def far_wells(z):
-    """Of x = 0, in one dimension: fits that get better from 0 to 80, where no draw of the prior begins."""
-    wells = ((0.0, 0.2, 1.0), (8.0, 0.5, 2.0), (30.0, 0.8, 6.0), (80.0, 1.0, 12.0))
+    """Of x = 0, in one dimension: fits that get better from 0 to 30, where no draw of the prior begins."""
+    wells = ((0.0, 0.2, 1.0), (8.0, 0.5, 2.0), (30.0, 1.0, 5.0))
     return 1 - sum(depth * torch.exp(-0.5 * ((z - centre) / width) ** 2) for centre, depth, width in wells)
 
 
 def test_hops_find_a_mode_where_no_start_begins():
-    """The best fit lies 80 standard deviations of the prior away: none of 128 starts ends there, most that hop do."""
-    target = Target(standard_normal(1, DTYPE), far_wells, SquaredError(), torch.zeros(3, 1, dtype=DTYPE))
-    options = {"seeds": [1, 2], "n_modes": 4, "keep": "envelope"}
-    for modes in find_modes(target, 1e5, torch.arange(3), n_starts=64, **options):
-        assert (modes.z[0, :, 0] < 70).all()
-    for modes in find_modes(target, 1e5, torch.arange(3), n_starts=16, n_hops=30, **options):
-        assert (modes.z[0, :, 0] > 70).all()
-        assert (modes.hits >= 8).all()
+    """The best fit lies 30 standard deviations of the prior away: none of 32 starts ends there, a third of those that hop do."""
+    target = Target(standard_normal(1, DTYPE), far_wells, SquaredError(), torch.zeros(1, 1, dtype=DTYPE))
+    options = {"seeds": [1, 2], "n_modes": 4, "keep": "envelope", "n_iterations": 20}
+    for modes in find_modes(target, 1e5, torch.arange(1), n_starts=16, **options):
+        assert (modes.z[0, :, 0] < 20).all()
+    for modes in find_modes(target, 1e5, torch.arange(1), n_starts=6, n_hops=15, **options):
+        assert (modes.z[0, :, 0] > 20).all()
+        assert (modes.hits >= 2).all()
         # nearer ones, which they have passed, are kept for lower beta
         assert (modes.z[..., 0].abs() < 1).any(0).all()
         assert modes.found[:2].all()
-    settings = replace(QUICK, n_starts=8, n_hops=30, keep="lowest")
+    settings = replace(QUICK, n_starts=2, n_hops=15, keep="lowest")
     learned = learn(target, 1e5, KERNEL, settings, Groups(4))
     descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
-    assert (descent.searches[0].z[0] > 70).all()
+    assert (descent.searches[0].z[0] > 20).all()
 
 
 def test_every_hop_has_noise_of_its_own(monkeypatch):
