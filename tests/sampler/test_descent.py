@@ -218,10 +218,10 @@ def test_hops_find_a_mode_where_no_start_begins():
         # nearer ones, which they have passed, are kept for lower beta
         assert (modes.z[..., 0].abs() < 1).any(0).all()
         assert modes.found[:2].all()
-    settings = replace(QUICK, n_starts=2, n_hops=15, keep="lowest")
+    settings = replace(QUICK, n_starts=6, n_hops=25, keep="lowest")
     learned = learn(target, 1e5, KERNEL, settings, Groups(4))
     descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
-    assert (descent.searches[0].z[0] > 20).all()
+    assert any((modes.z[0] > 20).all() for modes in descent.searches)
 
 
 def test_every_hop_has_noise_of_its_own(monkeypatch):
