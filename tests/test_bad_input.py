@@ -488,6 +488,10 @@ def own(tmp_path, monkeypatch):
     return run
 
 
+def test_the_command_hands_its_hops_to_the_prerun(own, capsys):
+    assert "n_hops of the prerun must be 0 or more, not -1" in own(capsys, "--output", "c.st", "--hops", "-1")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

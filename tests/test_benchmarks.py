@@ -6,6 +6,7 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -298,9 +299,17 @@ def test_the_flop_of_a_gradient_are_those_that_are_multiplied(monkeypatch):
 
 
 def test_readme_says_what_hops_find():
-    readme, found = README.replace("\n", " "), {}
-    for row in recorded("searches")["table"]:
+    """The best known mode of an image, and the shares, from what each search found: both ways against one best."""
+    file, readme, found = recorded("searches"), README.replace("\n", " "), {}
+    for row in file["table"]:
         found[row["model"], row["hops"]] = row
+        cases = [cell for cell in file["cells"].values() if cell["model"] == row["model"]]
+        best = np.array([case["potential"] for case in cases]).min((0, 1))
+        (case,) = (case for case in cases if case["hops"] == row["hops"])
+        there, hits = np.array(case["potential"]) < best + 1, np.array(case["hits"])  # [search, image]
+        assert row["images found by both"] == there.all(0).sum()
+        assert row["share of starts"] == pytest.approx((hits.sum(0) * there.any(0)).mean() / (2 * row["starts"]))
+        assert (hits <= row["starts"]).all()  # minima on the way are none
     models = ("gan2", "gan10")
     plain, hopping = ([found[model, hops] for model in models] for hops in (0, 12))
     assert {row["starts"] * (1 + row["hops"]) for row in found.values()} == {156}

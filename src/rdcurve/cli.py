@@ -269,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--most-chains", type=int, help="repeat the formal run with twice as many until certified, up to so many"
     )
+    sub.add_argument(
+        "--hops",
+        type=int,
+        default=0,
+        help="of each start of the searches for modes, 12 say, to lower ones (default: 0)",
+    )
     sub.add_argument("--recorded", type=int, default=50, help="betas in the curve (default: 50)")
     sub.add_argument(
         "--simulated",

@@ -87,7 +87,7 @@ def verdict(curve: RDCurve, gaps: pd.DataFrame | None = None, gap: float | None 
         _at(found, curve, ~curve.certified & ~curve.bent, "not certified: independent determinations of log Z differ "
             "by more than {limit} nat (mean over the images) or 3 (on one in twenty), or agree on what was found less "
             "than three times; the curve is a bound there, no estimate; more chains may find it more often, "
-            "or n_hops of the searches for modes",
+            "and searches for modes that hop (n_hops, --hops)",
             limit=curve.facts["tolerance"])  # fmt: skip
         alone = (curve.doubt > 3 * curve.facts["tolerance"]) & curve.certified[:, None]
         if alone.any():

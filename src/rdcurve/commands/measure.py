@@ -19,6 +19,7 @@ from rdcurve.files import FileError, check_writable
 from rdcurve.own.measure import measure
 from rdcurve.progress import Progress
 from rdcurve.sampler.distortion import DISTORTIONS
+from rdcurve.sampler.prerun import PrerunSettings
 from rdcurve.sampler.prior import standard_normal
 
 
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace, params: dict[str, Any]) -> None:
         most_chains=args.most_chains,
         n_simulated=args.simulated,
         seed=args.seed,
+        prerun_settings=PrerunSettings(n_hops=args.hops),
         state_folder=state,
         save_every=args.save_every,
         time_limit=args.time_limit,
