@@ -97,7 +97,7 @@ BUGS = {
     "a reversed path that begins under another prior": ("bdmc", "-target.log_ratio(chains.state.point.z), z,", "torch.zeros_like(chains.log_weight), z,", f"{BALANCED}::test_every_bound_is_one_under_the_prior"),
     "modes kept without regard to the way there": ("modes", "_with(known, end, rank)", "_with(known, end)", f"{DESCENT}::test_the_modes_that_are_kept"),
     "every minimum on the way is a hit": ("modes", "hits=torch.zeros_like(minima.hits)", "hits=minima.hits", f"{DESCENT}::test_only_the_last_minimum_of_a_start_is_a_hit"),
-    "hops that are not asked for": ("descent", "        n_hops=settings.n_hops,\n", "", f"{DESCENT}::test_hops_find_a_mode_where_no_start_begins"),
+    "hops that are not asked for": ("descent", "        n_hops=settings.n_hops,\n", "", f"{DESCENT}::test_a_prerun_hops_as_often_as_its_settings_say"),
     "one jump for all": ("modes", 'seed_of(key, "hop", n_descents)', "0", f"{DESCENT}::test_every_hop_has_noise_of_its_own"),
     "hops to where the curvature is no number": ("modes", "torch.where(whole, minima.potential, torch.inf)", "minima.potential", f"{DESCENT}::test_hops_to_where_a_decoder_is_no_number_leave_no_mode"),
     "hops that go uphill": ("modes", "better = _passed(other).potential < one.potential", "better = _passed(other).potential > one.potential", f"{DESCENT}::test_hops_find_a_mode_where_no_start_begins"),

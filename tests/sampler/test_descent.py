@@ -218,10 +218,15 @@ def test_hops_find_a_mode_where_no_start_begins():
         # nearer ones, which they have passed, are kept for lower beta
         assert (modes.z[..., 0].abs() < 1).any(0).all()
         assert modes.found[:2].all()
-    settings = replace(QUICK, n_starts=6, n_hops=25, keep="lowest")
-    learned = learn(target, 1e5, KERNEL, settings, Groups(4))
-    descent = learn_descent(target, learned.at_length(60), learned, KERNEL, settings)
-    assert any((modes.z[0] > 20).all() for modes in descent.searches)
+
+
+def test_a_prerun_hops_as_often_as_its_settings_say(monkeypatch):
+    calls, hop, target = [], _hop, holes_target()
+    monkeypatch.setattr(modes_module, "_hop", lambda *args: calls.append(0) or hop(*args))
+    settings = replace(QUICK, n_rounds=1, round_temperatures=20, n_starts=1, n_hops=3)
+    learned = learn(target, 10.0, KERNEL, settings, Groups(4))
+    learn_descent(target, learned.at_length(20), learned, KERNEL, settings)
+    assert len(calls) == 2 * 3  # in both searches
 
 
 def test_every_hop_has_noise_of_its_own(monkeypatch):
